@@ -1,0 +1,42 @@
+# The two commands: `make demo` and `make test`. Both build .venv first when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# With this set, every start of a Python process takes three times as long: each kb command, each Dagster run.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Models are on the machine or they are an error; nothing is fetched at run time.
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test test-slow check format dev clean
+
+demo: $(STAMP)
+	$(BIN)/python demo/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+dev: $(STAMP)
+	$(BIN)/kb --config demo/kb.yaml dev
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .kb-demo

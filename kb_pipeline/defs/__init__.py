@@ -1,0 +1,10 @@
+"""Everything that knows Dagster, one module per concept; composed in ``kb_pipeline.definitions``."""
+
+import warnings
+
+import dagster as dg
+
+# Partitioned checks, pools and data versions on outputs are marked beta or preview; the version is pinned, so the
+# warnings tell a user nothing they could act on.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)

@@ -1,0 +1,271 @@
+"""The assets: a chain for each source type from one factory, and the corpus.
+
+What belongs here: keys, partitions, pools, metadata. What doesn't: the work, which is in ``ingestion`` and
+``knowledge_base``.
+"""
+
+# No `from __future__ import annotations`: Dagster looks at the annotations of `context` as objects.
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kb_pipeline import tables
+from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, RETRY_POLICY, failure, of_run, told_to_dagster
+from kb_pipeline.defs.partitions import drop_superseded, partitions_def
+from kb_pipeline.embedding.base import Embedder
+from kb_pipeline.flow.errors import classify
+from kb_pipeline.ingestion import identity
+from kb_pipeline.ingestion.chain import Chain, Orchestration, Pending
+from kb_pipeline.ingestion.partitions import Partition, parse_key
+from kb_pipeline.knowledge_base.publish import Model
+
+GPU_POOL = "gpu"
+KNOWLEDGE_BASE = dg.AssetKey(["corpus", "knowledge_base"])
+_PREVIEW_ROWS = 5
+_PREVIEW_CHARACTERS = 80
+
+Stage = Callable[[Partition, Orchestration], AbstractContextManager[Pending]]
+
+
+def chain_assets(type_: str) -> list[dg.AssetsDefinition]:
+    """``<type>/inventory -> documents -> chunks -> embeddings`` of one source type."""
+    return [_inventory(type_), _documents(type_), _chunks(type_), _embeddings(type_)]
+
+
+def _inventory(type_: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[type_, "inventory"],
+        group_name=type_,
+        kinds={"parquet"},
+        description=f"Lists every {type_} connection, concurrently; one that fails doesn't stop the others.",
+        metadata={"dagster/column_schema": column_schema(tables.LISTING)},
+        output_required=False,
+    )
+    def inventory(context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain]) -> Iterator[dg.MaterializeResult[Any]]:
+        orchestration = of_run(context)
+        chosen = context.run.tags.get(CONNECTIONS_TAG)
+        names = [
+            config.name
+            for config in chain.workspace.connections
+            if config.type == type_ and (chosen is None or config.name in chosen.split(","))
+        ]
+        failed: dict[str, str] = {}
+        listed: dict[str, int] = {}
+
+        def list_one(name: str) -> None:
+            try:
+                listed[name] = chain.take_listing(name, orchestration).items
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one connection must not stop the others
+                failed[name] = f"{classify(error).value}: {error}"
+                context.log.error(f"connection {name}: {error}")
+
+        with ThreadPoolExecutor(max_workers=max(1, min(8, len(names)))) as executor:
+            list(executor.map(list_one, names))
+        if listed or not failed:
+            yield dg.MaterializeResult(
+                metadata={"listed": sum(listed.values()), "connections": listed, "failed_connections": failed}
+            )
+        else:
+            sentences = "; ".join(f"{name}: {why}" for name, why in sorted(failed.items()))
+            raise dg.Failure(f"no {type_} connection could be listed: {sentences}", allow_retries=False)
+
+    return inventory
+
+
+def _documents(type_: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[type_, "documents"],
+        deps=[dg.AssetKey([type_, "inventory"])],
+        group_name=type_,
+        kinds={"parquet"},
+        partitions_def=partitions_def(type_),
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        pool=type_,
+        io_manager_key="partition_tables",
+        retry_policy=RETRY_POLICY,
+        description="Every listed item with its outcome; the documents of those that could be parsed.",
+        metadata={"dagster/column_schema": column_schema(tables.DOCUMENTS)},
+    )
+    def documents(context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain]) -> Iterator[dg.Output[Any]]:
+        columns = ["key", "status", "title", "uri", "detail"]
+        yield from _run_stage(context, chain, type_, "documents", chain.documents, columns)
+
+    return documents
+
+
+def _chunks(type_: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[type_, "chunks"],
+        deps=[dg.AssetKey([type_, "documents"])],
+        group_name=type_,
+        kinds={"parquet"},
+        partitions_def=partitions_def(type_),
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        io_manager_key="partition_tables",
+        description="Spans of the documents' texts, sized in the model's own tokens.",
+        metadata={"dagster/column_schema": column_schema(tables.CHUNKS)},
+    )
+    def chunks(context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain]) -> Iterator[dg.Output[Any]]:
+        columns = ["key", "ordinal", "n_tokens", "heading_path", "text"]
+        yield from _run_stage(context, chain, type_, "chunks", chain.chunks, columns)
+
+    return chunks
+
+
+def _embeddings(type_: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[type_, "embeddings"],
+        deps=[dg.AssetKey([type_, "chunks"])],
+        group_name=type_,
+        kinds={"parquet"},
+        partitions_def=partitions_def(type_),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=GPU_POOL,
+        io_manager_key="partition_tables",
+        description="A vector for every chunk; each distinct text is computed once, ever.",
+        metadata={"dagster/column_schema": column_schema(tables.embeddings(1))},
+    )
+    def embeddings(
+        context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain], embedder: dg.ResourceParam[Embedder]
+    ) -> Iterator[dg.Output[Any]]:
+        def stage(partition: Partition, orchestration: Orchestration) -> AbstractContextManager[Pending]:
+            return chain.embeddings(partition, orchestration, embedder)
+
+        yield from _run_stage(context, chain, type_, "embeddings", stage, ["chunk_id", "text_sha256"])
+
+    return embeddings
+
+
+def _run_stage(
+    context: dg.AssetExecutionContext,
+    chain: Chain,
+    type_: str,
+    asset: str,
+    stage: Stage,
+    preview_columns: Sequence[str],
+) -> Iterator[dg.Output[Any]]:
+    """Run one stage for every partition of the run, each on its own; the IO manager publishes at the yield.
+
+    When some partitions fail, the others are published all the same, and the run fails naming those that did.
+    """
+    orchestration = of_run(context)
+    pending: dict[str, Pending] = {}
+    failures: dict[str, dg.Failure] = {}
+    with ExitStack() as leases:
+        for key in context.partition_keys:
+            partition = parse_key(type_, key)
+            try:
+                pending[key] = leases.enter_context(stage(partition, orchestration))
+            except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
+                failures[key] = failure(f"{type_}/{asset} of {key}", error)
+                failures[key].__cause__ = error
+                _record(context, chain, partition, (classify(error).value, str(error)))
+        if failures:
+            for each in pending.values():
+                each.publish()
+            raise _combined(failures)
+        counts: Counter[str] = Counter()
+        for each in pending.values():
+            counts.update(each.staged.counts)
+        fingerprints = sorted(each.staged.fingerprint for each in pending.values())
+        version = fingerprints[0] if len(fingerprints) == 1 else identity.digest(fingerprints)
+        metadata: dict[str, Any] = dict(counts)
+        metadata["preview"] = dg.MetadataValue.md(_previews(pending, preview_columns))
+        # The publication happens while this generator is suspended: the leases are still held then.
+        with told_to_dagster(f"{type_}/{asset}"):
+            yield dg.Output(pending, data_version=dg.DataVersion(version), metadata=metadata)
+        if asset == "embeddings":
+            for key in pending:
+                _record(context, chain, parse_key(type_, key), None)
+
+
+def _record(context: dg.AssetExecutionContext, chain: Chain, partition: Partition, error: tuple[str, str] | None) -> None:
+    try:
+        chain.workspace.state.record(partition.type, partition.connection, error)
+    except OSError as trouble:
+        context.log.error(f"the outcome of {partition.connection} could not be recorded: {trouble}")
+
+
+def _combined(failures: dict[str, dg.Failure]) -> dg.Failure:
+    if len(failures) == 1:
+        return next(iter(failures.values()))
+    sentences = "; ".join(str(each.description) for each in failures.values())
+    first = next(iter(failures.values()))
+    return dg.Failure(sentences, metadata=first.metadata, allow_retries=all(f.allow_retries for f in failures.values()))
+
+
+def knowledge_base_asset(types: Sequence[str]) -> dg.AssetsDefinition:
+    """``corpus/knowledge_base``: the searchable release."""
+
+    @dg.asset(
+        key=KNOWLEDGE_BASE,
+        deps=[
+            dg.AssetDep(dg.AssetKey([type_, "embeddings"]), partition_mapping=dg.AllPartitionMapping()) for type_ in types
+        ],
+        group_name="corpus",
+        kinds={"lancedb"},
+        description="The index of all connections, and the release that readers see.",
+        metadata={"dagster/column_schema": column_schema(tables.index(1))},
+    )
+    def knowledge_base(
+        context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain], embedder: dg.ResourceParam[Embedder]
+    ) -> dg.MaterializeResult[Any]:
+        model = Model(embedder.model_id, chain.workspace.settings.model.name, embedder.dimension)
+        with told_to_dagster("corpus/knowledge_base"):
+            result = chain.publish(of_run(context), model)
+            drop_superseded(context.instance, chain.workspace)
+        if result.faults:
+            sentences = "; ".join(fault.sentence() for fault in result.faults)
+            raise dg.Failure(f"no release was published, the index differs from its tables: {sentences}")
+        if result.waiting:
+            context.log.warning("the model changed; the new release waits for the vectors of " + ", ".join(result.waiting))
+        release = result.release
+        return dg.MaterializeResult(
+            metadata={
+                "release": release.name if release else "none",
+                "published": result.published,
+                "pinned": result.pinned or "",
+                "chunks": release.chunks if release else 0,
+                "changed_rows": result.changed_rows,
+                "removed_rows": result.removed_rows,
+            },
+            data_version=dg.DataVersion(release.content if release else "none"),
+        )
+
+    return knowledge_base
+
+
+def column_schema(schema: pa.Schema) -> dg.TableSchema:
+    """Dagster's column schema of an Arrow schema, descriptions included."""
+    return dg.TableSchema(
+        columns=[dg.TableColumn(name, type=kind, description=text) for name, kind, text in tables.describe(schema)]
+    )
+
+
+def _previews(pending: dict[str, Pending], columns: Sequence[str]) -> str:
+    """A preview of the first partition of the run: of what is about to be published, or of what stands."""
+    staged = pending[min(pending)].staged
+    return preview(staged.aside or staged.target, columns)
+
+
+def preview(path: Path, columns: Sequence[str]) -> str:
+    """The first rows of a Parquet file as a Markdown table; long values are shortened."""
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=_PREVIEW_ROWS, columns=list(columns)):
+            lines += [f"| {' | '.join(_cell(row[name]) for name in columns)} |" for row in batch.to_pylist()]
+            break
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    text = " ".join(str("" if value is None else value).split()).replace("|", "\\|")
+    return text if len(text) <= _PREVIEW_CHARACTERS else text[: _PREVIEW_CHARACTERS - 1] + "…"

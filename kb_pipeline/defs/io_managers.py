@@ -1,0 +1,59 @@
+"""The IO manager: publishes staged partition tables, and loads published ones for assets and notebooks.
+
+Handles ranges: a run may hold several partition keys whatever the backfill policy, and each is published on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kb_pipeline.ingestion.chain import Pending
+from kb_pipeline.ingestion.partitions import parse_key
+from kb_pipeline.ingestion.storage import Storage
+
+
+class PartitionTables(dg.IOManager):
+    """Stores ``<type>/<asset>`` partitions as Parquet, replaced atomically under their lease.
+
+    Output: a mapping from partition key to ``Pending``. Input: a ``pyarrow.Table`` or ``pandas.DataFrame`` with the rows
+    of all partitions asked for when the parameter is so annotated, otherwise a mapping from key to file path. Partitions
+    that were never published are left out of a range, and are an error when asked for alone.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def handle_output(self, context: dg.OutputContext, obj: Mapping[str, Pending]) -> None:
+        """Publish each partition. Raises LeaseLost when its writer was overtaken."""
+        expected = set(context.asset_partition_keys)
+        if set(obj) != expected:
+            raise ValueError(f"the run is about {sorted(expected)}, but the asset made {sorted(obj)}")
+        for key in sorted(obj):
+            obj[key].publish()
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """The published tables of the partitions asked for."""
+        type_, asset = context.asset_key.path
+        keys = context.asset_partition_keys
+        paths = {key: self._storage.table_path(asset, parse_key(type_, key)) for key in keys}
+        found = {key: path for key, path in paths.items() if path.exists()}
+        if not found:
+            raise FileNotFoundError(
+                f"{type_}/{asset} was never materialized for {', '.join(sorted(paths))}: "
+                f"run `kb materialize {type_}/{asset} --partition {min(paths)}`"
+            )
+        return _as(context.dagster_type.typing_type, found)
+
+
+def _as(wanted: object, paths: Mapping[str, Path]) -> Any:
+    if wanted not in (pa.Table, pd.DataFrame):
+        return dict(paths)
+    table = pa.concat_tables([pq.read_table(path) for _, path in sorted(paths.items())])
+    return table if wanted is pa.Table else table.to_pandas()

@@ -1,0 +1,62 @@
+"""Run tags: which orchestration a run belongs to, and how failures are told to Dagster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import dagster as dg
+
+from kb_pipeline.flow.errors import ErrorClass, classify
+from kb_pipeline.ingestion.chain import Orchestration
+
+ORCHESTRATION_TAG = "kb/orchestration"
+CONNECTIONS_TAG = "kb/connections"
+USER_TAG = "kb/user"
+PROCESS_TAG = "kb/process"
+"""``pid:start time`` of the process that executes the run itself; lets a later one reap it when it was killed."""
+
+_BACKFILL_TAG = "dagster/backfill"
+_RETRIED = frozenset({ErrorClass.NETWORK, ErrorClass.RATE_LIMITING})
+
+RETRY_POLICY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+
+def of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Orchestration:
+    """The orchestration of a run: its tag, its backfill, or the run alone.
+
+    A run alone trusts listings begun after it was created, so that it always sees today's source.
+    """
+    run = context.run
+    tags: Mapping[str, str] = run.tags
+    record = context.instance.get_run_record_by_id(run.run_id)
+    created = record.create_timestamp.timestamp() if record is not None else 0.0
+    id_ = tags.get(ORCHESTRATION_TAG) or tags.get(_BACKFILL_TAG) or run.run_id
+    return Orchestration(id_, created, f"run {run.run_id[:8]} of {run.job_name}")
+
+
+@contextmanager
+def told_to_dagster(what: str) -> Iterator[None]:
+    """Turn an exception into a Failure whose description is the sentence a person needs.
+
+    Retried only where trying again can help; the exception stays attached as the cause.
+    """
+    try:
+        yield
+    except dg.Failure:
+        raise
+    except Exception as error:
+        raise failure(what, error) from error
+
+
+def failure(what: str, error: Exception) -> dg.Failure:
+    """A Failure for ``what`` with the class of the error in its metadata."""
+    kind = classify(error)
+    sentence = str(error) or type(error).__name__
+    if kind is ErrorClass.INTERNAL:
+        sentence = f"{type(error).__name__}: {sentence}"
+    return dg.Failure(
+        description=f"{what}: {sentence}",
+        metadata={"error_class": kind.value, "message": sentence},
+        allow_retries=kind in _RETRIED,
+    )

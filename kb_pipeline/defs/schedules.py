@@ -1,0 +1,30 @@
+"""Schedules: the nightly reconciliation, which looks at everything whatever the sensors saw."""
+
+import dagster as dg
+
+from kb_pipeline.defs.jobs import chain_job_name
+from kb_pipeline.defs.partitions import register, wanted_keys
+from kb_pipeline.ingestion.workspace import Workspace
+
+
+def nightly(type_: str, workspace: Workspace) -> dg.ScheduleDefinition:
+    """One run a partition of the type, at the time kb.yaml says. The corpus trigger publishes afterwards."""
+    schedule = workspace.settings.schedule
+
+    @dg.schedule(
+        name=f"{type_}_nightly",
+        job_name=chain_job_name(type_),
+        cron_schedule=schedule.cron,
+        execution_timezone=schedule.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Reconciles every {type_} partition with its source.",
+    )
+    def reconcile(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+        register(context.instance, workspace)
+        when = context.scheduled_execution_time.isoformat()
+        return [
+            dg.RunRequest(run_key=f"{key}:{when}", partition_key=key, tags={"kb/trigger": "nightly"})
+            for key in wanted_keys(workspace, type_)
+        ]
+
+    return reconcile

@@ -1,0 +1,198 @@
+"""Sensors: they notice change and ask for runs, nothing else.
+
+A tick of a discovery sensor compares each connection's listing, as a digest, with the listing its documents were made
+from. It works at most ``TICK_SECONDS``; where it stopped, the next tick goes on. A tick that sees no change asks for no
+run. The corpus trigger waits until partitions that changed have been quiet for a moment, then asks for one release;
+partitions that are missing or failing don't hold it up.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import dagster as dg
+
+from kb_pipeline.defs.jobs import CORPUS_JOB, chain_job_name
+from kb_pipeline.defs.partitions import partitions_def, unregistered_keys
+from kb_pipeline.ingestion import identity
+from kb_pipeline.ingestion.chain import Chain
+from kb_pipeline.ingestion.listing import ListingDigest
+from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.knowledge_base import snapshot
+from kb_pipeline.sources.base import SourceConfig, SourceError
+
+TICK_SECONDS = 20.0
+"""A tick's budget; Dagster itself gives up after 60."""
+RETRY_SECONDS = 600.0
+"""A change whose run failed is asked for again after this long."""
+MAX_REQUESTS = 25
+"""Runs one tick may ask for; more would flood the queue, and the next tick is seconds away."""
+_UNDER_WAY = "listing:"
+_IN_PROGRESS = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """Where a discovery sensor stands. ``after`` and ``partial``: last key and digest of a listing under way;
+    ``requested``: connection -> [digest, time] of the last run asked for."""
+
+    connection: str | None = None
+    after: str | None = None
+    partial: str = "0"
+    requested: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str | None) -> "_Cursor":
+        return cls(**json.loads(text)) if text else cls()
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def discovery(type_: str, workspace: Workspace) -> dg.SensorDefinition:
+    """Notices changes at the connections of one type and asks for runs of their partitions."""
+
+    @dg.sensor(
+        name=f"{type_}_discovery",
+        job_name=chain_job_name(type_),
+        minimum_interval_seconds=workspace.settings.sensors.interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Looks for changes at every {type_} connection.",
+    )
+    def discover(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        cursor = _Cursor.parse(context.cursor)
+        deadline = time.monotonic() + TICK_SECONDS
+        requests: list[dg.RunRequest] = []
+        notes: list[str] = []
+        new_keys = unregistered_keys(context.instance, workspace, type_)
+        for config in _in_turn(workspace, type_, cursor.connection):
+            if time.monotonic() > deadline or len(requests) >= MAX_REQUESTS:
+                break
+            try:
+                digest = _digest(workspace, config, cursor, deadline)
+            except (SourceError, OSError) as error:
+                notes.append(f"{config.name}: {error}")
+                cursor.connection, cursor.after, cursor.partial = config.name, None, "0"
+                continue
+            if digest is None:
+                break  # out of time inside a listing: the cursor knows where
+            cursor.connection, cursor.after, cursor.partial = config.name, None, "0"
+            requests.extend(_requests(context.instance, workspace, config, digest, cursor))
+        reason = "; ".join(notes) or "nothing changed"
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=None if requests else dg.SkipReason(reason),
+            cursor=cursor.dump(),
+            dynamic_partitions_requests=[partitions_def(type_).build_add_request(new_keys)] if new_keys else [],
+        )
+
+    return discover
+
+
+def _in_turn(workspace: Workspace, type_: str, last: str | None) -> Iterator[SourceConfig]:
+    """Connections of the type, beginning after the last one looked at, so that a slow one starves nobody."""
+    configs = [config for config in workspace.connections if config.type == type_]
+    names = [config.name for config in configs]
+    start = 0
+    if last is not None:
+        under_way = last.removeprefix(_UNDER_WAY)
+        if under_way in names:
+            start = names.index(under_way) + (0 if last.startswith(_UNDER_WAY) else 1)
+    yield from configs[start:]
+    yield from configs[:start]
+
+
+def _digest(workspace: Workspace, config: SourceConfig, cursor: _Cursor, deadline: float) -> str | None:
+    """Digest of a connection's listing; None when time ran out, with the place noted in the cursor."""
+    resumed = cursor.after if cursor.connection == _UNDER_WAY + config.name else None
+    digest = ListingDigest(cursor.partial if resumed is not None else "0")
+    for count, item in enumerate(workspace.source(config.name).list()):
+        if resumed is not None and item.key <= resumed:
+            continue
+        digest.add(item)
+        if count % 256 == 0 and time.monotonic() > deadline:
+            cursor.connection, cursor.after, cursor.partial = _UNDER_WAY + config.name, item.key, digest.value()
+            return None
+    return digest.value()
+
+
+def _requests(
+    instance: dg.DagsterInstance, workspace: Workspace, config: SourceConfig, digest: str, cursor: _Cursor
+) -> Iterator[dg.RunRequest]:
+    if _settled(workspace, config, digest):
+        cursor.requested.pop(config.name, None)
+        return
+    asked = cursor.requested.get(config.name)
+    now = time.time()
+    if asked is not None and asked[0] == digest and now - asked[1] < RETRY_SECONDS:
+        return
+    partitions = workspace.partitions(config.name)
+    if _running(instance, chain_job_name(config.type), {each.key for each in partitions}):
+        return  # the run under way may take the change in; if not, the next tick asks
+    cursor.requested[config.name] = (digest, now)
+    for partition in partitions:
+        run_key = f"{partition.key}:{digest}:{int(now)}"
+        tags = {"kb/trigger": "discovery", "kb/orchestration": f"{config.name}:{digest}:{int(now)}"}
+        yield dg.RunRequest(run_key=run_key, partition_key=partition.key, tags=tags)
+
+
+def _settled(workspace: Workspace, config: SourceConfig, digest: str) -> bool:
+    """Whether the documents of every partition were made from a listing with this digest, and nobody asked to retry."""
+    if workspace.state.retries(config.name):
+        return False
+    return all(
+        workspace.state.applied(config.type, partition.key) == digest
+        and snapshot.state(workspace.storage, partition) is not None
+        for partition in workspace.partitions(config.name)
+    )
+
+
+def _running(instance: dg.DagsterInstance, job_name: str, keys: set[str]) -> bool:
+    runs = instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=_IN_PROGRESS))
+    return any(run.tags.get("dagster/partition") in keys for run in runs)
+
+
+def corpus_trigger(chain: Chain) -> dg.SensorDefinition:
+    """Asks for a release once changed partitions have been quiet for ``sensors.debounce_seconds``."""
+    workspace = chain.workspace
+
+    @dg.sensor(
+        name="corpus_trigger",
+        job_name=CORPUS_JOB,
+        minimum_interval_seconds=workspace.settings.sensors.interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Publishes a release after partitions changed and came to rest.",
+    )
+    def trigger(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        fingerprint = _corpus_fingerprint(chain)
+        seen: dict[str, str | float] = json.loads(context.cursor) if context.cursor else {}
+        now = time.time()
+        if fingerprint == seen.get("released"):
+            return dg.SkipReason("no partition changed")
+        if fingerprint != seen.get("pending"):
+            seen |= {"pending": fingerprint, "since": now}
+        quiet = now - float(seen["since"])
+        if quiet < workspace.settings.sensors.debounce_seconds:
+            return dg.SensorResult(skip_reason=dg.SkipReason("partitions are still changing"), cursor=json.dumps(seen))
+        if context.instance.get_runs(dg.RunsFilter(job_name=CORPUS_JOB, statuses=_IN_PROGRESS), limit=1):
+            return dg.SensorResult(skip_reason=dg.SkipReason("a release is under way"), cursor=json.dumps(seen))
+        request = dg.RunRequest(run_key=f"{fingerprint}:{int(now)}", tags={"kb/trigger": "corpus"})
+        return dg.SensorResult(run_requests=[request], cursor=json.dumps({"released": fingerprint}))
+
+    return trigger
+
+
+def _corpus_fingerprint(chain: Chain) -> str:
+    """Changes whenever any consistent partition's documents or embeddings change. Reads footers only."""
+    storage = chain.workspace.storage
+    states = [snapshot.state(storage, partition) for partition in storage.partitions("embeddings")]
+    return identity.digest(
+        sorted(state.fingerprint for state in states if state is not None), sorted(chain.workspace.state.retired())
+    )

@@ -1,0 +1,236 @@
+"""Vectors on disk, found again by their text.
+
+What belongs here: one append-only Lance table per model id, keyed by the sha256 of the exact text. Two processes may
+append the same key at once: readers take the first they meet, and the values are equal.
+
+Every operation opens the table anew, and so works on one version of it whatever other processes do meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kb_pipeline.embedding.base import Vectors
+from kb_pipeline.embedding.errors import VectorStoreError
+
+_logger = logging.getLogger(__name__)
+
+_SCAN_ROWS = 65_536
+_TAKE_ROWS = 4_096
+_DELETE_KEYS = 10_000
+
+# A reader works on one version for as long as one operation lasts; older versions than this are nobody's.
+_KEEP_VERSIONS = timedelta(hours=1)
+
+
+_PREFIX = "vectors_"
+
+
+class VectorStore:
+    """The vectors of one model, at `<root>/vectors_<model_id>.lance`. Memory is bounded by the request."""
+
+    def __init__(self, root: Path, model_id: str, dimension: int) -> None:
+        """Opens nothing yet; the table comes into being with the first `append`."""
+        self._root = root
+        self._name = _PREFIX + model_id
+        self._dimension = dimension
+        self._schema = pa.schema(
+            [
+                pa.field("key", pa.string(), nullable=False),
+                pa.field("vector", pa.list_(pa.field("item", pa.float32()), dimension), nullable=False),
+            ]
+        )
+        self._connection: Any = None
+        self._lock = threading.Lock()
+
+    @property
+    def dimension(self) -> int:
+        """Numbers per vector."""
+        return self._dimension
+
+    def has(self, keys: Iterable[str]) -> set[str]:
+        """Those of `keys` that are stored."""
+        wanted = list(dict.fromkeys(keys))
+        table = self._open()
+        found: set[str] = set()
+        if table is not None and wanted:
+            for batch in _matching(table, wanted):
+                found.update(batch.column("key").to_pylist())
+        return found
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Those of `keys` that are not stored, each once, in the order of their first appearance."""
+        distinct = list(dict.fromkeys(keys))
+        found = self.has(distinct)
+        return [key for key in distinct if key not in found]
+
+    def fetch(self, keys: Sequence[str]) -> Vectors:
+        """Vectors of `keys`, (n, dimension) float32, in their order; a key may come twice.
+
+        Raises KeyError naming the first key that is not stored.
+        """
+        vectors = np.empty((len(keys), self._dimension), dtype=np.float32)
+        places: dict[str, list[int]] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(key, []).append(place)
+        table = self._open()
+        if table is not None and keys:
+            row_ids: dict[str, int] = {}
+            for batch in _matching(table, list(places)):
+                for key, row_id in zip(batch.column("key").to_pylist(), batch.column("_rowid").to_pylist(), strict=True):
+                    row_ids.setdefault(key, row_id)
+            # In the order of storage, so that each page is read once.
+            ordered = sorted(row_ids.values())
+            for start in range(0, len(ordered), _TAKE_ROWS):
+                taken = table.take_row_ids(ordered[start : start + _TAKE_ROWS]).select(["key", "vector"]).to_arrow()
+                values = _matrix(taken.column("vector"), self._dimension)
+                for row, key in enumerate(taken.column("key").to_pylist()):
+                    vectors[places.pop(key)] = values[row]
+        if places:
+            raise KeyError(next(iter(places)))
+        return vectors
+
+    def append(self, keys: Sequence[str], vectors: Vectors) -> None:
+        """Stores vectors, (n, dimension), under `keys` in one commit; of a key given twice, the first.
+
+        Raises ValueError when the shapes don't fit and VectorStoreError when the table is of another dimension.
+        """
+        if vectors.shape != (len(keys), self._dimension):
+            raise ValueError(f"{len(keys)} keys of dimension {self._dimension} but vectors of shape {vectors.shape}")
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+        if not first:
+            return
+        rows = sorted(first.values())
+        flat = np.ascontiguousarray(vectors[rows], dtype=np.float32).reshape(-1)
+        columns = [
+            pa.array([keys[row] for row in rows], pa.string()),
+            pa.FixedSizeListArray.from_arrays(pa.array(flat), type=self._schema.field("vector").type),
+        ]
+        (self._open() or self._create()).add(pa.Table.from_arrays(columns, schema=self._schema))
+
+    def compact(self) -> None:
+        """Merges small files and drops versions that no reader can still be using. Safe beside readers and writers."""
+        table = self._open()
+        if table is None:
+            return
+        try:
+            table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+        except (RuntimeError, OSError, ValueError) as error:
+            # Another process compacted or deleted at the same time. Nothing is lost, and the next run compacts again.
+            if "conflict" not in str(error).lower():
+                raise
+            _logger.info("Compaction of %s left to another process: %s", self._name, error)
+
+    def retain(self, keys: Iterable[str]) -> int:
+        """Removes every vector whose key is not among `keys`; returns the number of rows removed.
+
+        The caller sees to it that no run is relying on those keys meanwhile. Space is freed by `compact`, an hour on.
+        """
+        # One handle stays at its version and is scanned, the other moves on with every deletion.
+        scanned, table = self._open(), self._open()
+        if scanned is None or table is None:
+            return 0
+        kept = pa.array(sorted(set(keys)), pa.string())
+        removed = 0
+        for batch in _keys(scanned):
+            outside = pc.invert(pc.is_in(batch.column("key"), value_set=kept))
+            doomed = batch.filter(outside).column("key").unique().to_pylist()
+            for start in range(0, len(doomed), _DELETE_KEYS):
+                listed = ", ".join(f"'{_quoted(key)}'" for key in doomed[start : start + _DELETE_KEYS])
+                removed += table.delete(f"key IN ({listed})").num_deleted_rows
+        return removed
+
+    def count(self) -> int:
+        """Rows stored, a key that two processes appended counted twice."""
+        table = self._open()
+        return 0 if table is None else int(table.count_rows())
+
+    def _connect(self) -> Any:
+        with self._lock:
+            if self._connection is None:
+                import lancedb
+
+                self._root.mkdir(parents=True, exist_ok=True)
+                self._connection = lancedb.connect(str(self._root))
+            return self._connection
+
+    def _open(self) -> Any:
+        """The table at its latest version, or None when nothing was ever stored."""
+        if not (self._root / f"{self._name}.lance").is_dir():
+            return None
+        try:
+            table = self._connect().open_table(self._name)
+        except ValueError as error:
+            # Another process has made the folder and not yet its first version.
+            if "not found" in str(error):
+                return None
+            raise
+        stored = table.schema.field("vector").type.list_size
+        if stored != self._dimension:
+            raise VectorStoreError(
+                f"{self._root / self._name} holds vectors of {stored} numbers, but the model gives {self._dimension}: "
+                "move the folder away to have the vectors computed again."
+            )
+        return table
+
+    def _create(self) -> Any:
+        try:
+            return self._connect().create_table(self._name, schema=self._schema, exist_ok=True)
+        except (ValueError, RuntimeError, OSError):
+            table = self._open()
+            if table is None:
+                raise
+            return table
+
+
+def stores(root: Path) -> list[VectorStore]:
+    """The stores of all models under a root."""
+    import lancedb
+
+    if not root.exists():
+        return []
+    database = lancedb.connect(str(root))
+    found = []
+    for name in database.list_tables().tables:
+        if name.startswith(_PREFIX):
+            dimension = database.open_table(name).schema.field("vector").type.list_size
+            found.append(VectorStore(root, name.removeprefix(_PREFIX), dimension))
+    return found
+
+
+def _keys(table: Any) -> Iterator[pa.RecordBatch]:
+    """All keys with their row ids, in batches of about _SCAN_ROWS however small the stored files are."""
+    parts: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in table.search().select(["key"]).with_row_id(True).to_batches(_SCAN_ROWS):
+        parts.append(batch)
+        rows += batch.num_rows
+        if rows >= _SCAN_ROWS:
+            yield pa.concat_batches(parts)
+            parts, rows = [], 0
+    if parts:
+        yield pa.concat_batches(parts)
+
+
+def _matching(table: Any, wanted: list[str]) -> Iterator[pa.RecordBatch]:
+    value_set = pa.array(wanted, pa.string())
+    for batch in _keys(table):
+        yield batch.filter(pc.is_in(batch.column("key"), value_set=value_set))
+
+
+def _matrix(column: pa.ChunkedArray, dimension: int) -> Vectors:
+    values: Vectors = column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)
+    return values
+
+
+def _quoted(key: str) -> str:
+    return key.replace("'", "''")

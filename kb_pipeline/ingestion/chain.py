@@ -1,0 +1,203 @@
+"""The chain of one partition, stage by stage, each under its lease: what the assets call and the tests drive.
+
+What belongs here: which lease covers which stage, and the order listing -> documents. What doesn't: Dagster.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from kb_pipeline.embedding.base import Embedder
+from kb_pipeline.ingestion import chunks, documents, embeddings, listing
+from kb_pipeline.ingestion.lease import Lease
+from kb_pipeline.ingestion.partitions import Partition
+from kb_pipeline.ingestion.storage import Staged
+from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.knowledge_base import publish
+from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
+from kb_pipeline.monitoring.progress import Progress, Silent
+from kb_pipeline.parsing.isolation import IsolatedParser
+from kb_pipeline.parsing.parse import Outcome, parse_item
+
+LEASE_WAIT = 60.0
+"""Seconds to wait for another writer of the same partition before giving up and naming it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orchestration:
+    """What a piece of work belongs to. ``started_at``: seconds since the epoch; ``purpose`` is shown to others who wait."""
+
+    id: str
+    started_at: float
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A staged table with the lease it may be published under."""
+
+    staged: Staged
+    lease: Lease
+    then: Callable[[], None] | None = None
+
+    def publish(self) -> Staged:
+        """Make it visible. Raises LeaseLost."""
+        self.staged.publish(self.lease)
+        # Not inside the publication: that holds the very database this writes to. Done twice after a crash, it is harmless.
+        if self.then is not None:
+            self.then()
+        return self.staged
+
+
+class Chain:
+    """Runs the stages of any partition of a workspace."""
+
+    def __init__(self, workspace: Workspace, progress: Progress | None = None, *, lease_wait: float = LEASE_WAIT) -> None:
+        self.workspace = workspace
+        self.progress = progress or Silent()
+        self.lease_wait = lease_wait
+
+    def take_listing(self, connection: str, orchestration: Orchestration) -> listing.ListingInfo:
+        """List a connection, or take the listing this orchestration already made."""
+        config = self.workspace.connection(connection)
+
+        def report(count: int) -> None:
+            self.progress.update(connection, "listing", count, None)
+
+        return listing.take(
+            self.workspace.storage,
+            self.workspace.leases,
+            config.type,
+            connection,
+            self.workspace.source(connection),
+            orchestration=orchestration.id,
+            not_before=orchestration.started_at,
+            wait=self.lease_wait,
+            on_progress=report,
+        )
+
+    @contextmanager
+    def documents(self, partition: Partition, orchestration: Orchestration) -> Iterator[Pending]:
+        """Documents of a partition from today's listing, ready to be published while the context lasts."""
+        workspace = self.workspace
+        with self._lease("documents", partition, orchestration) as lease:
+            self.take_listing(partition.connection, orchestration)
+            info, items = listing.read(workspace.storage, partition.type, partition.connection)
+            mine = [item for item in items if partition.holds(item.key)]
+            retries = workspace.state.retries(partition.connection) & {item.key for item in mine}
+            limits = workspace.limits
+            with _parsers(limits) as parse:
+                staged = documents.update(
+                    workspace.storage,
+                    partition,
+                    mine,
+                    workspace.source(partition.connection),
+                    parse,
+                    limits,
+                    retries=retries,
+                    on_progress=self._reporter(partition, "documents"),
+                )
+
+            def then() -> None:
+                workspace.state.retried(partition.connection, retries)
+                workspace.state.apply(partition.type, partition.key, info.digest)
+
+            yield Pending(staged, lease, then)
+
+    @contextmanager
+    def chunks(self, partition: Partition, orchestration: Orchestration) -> Iterator[Pending]:
+        """Chunks of a partition, ready to be published while the context lasts."""
+        workspace = self.workspace
+        with self._lease("chunks", partition, orchestration) as lease:
+            staged = chunks.update(
+                workspace.storage,
+                partition,
+                workspace.tokenizer,
+                workspace.chunker,
+                on_progress=self._reporter(partition, "chunks"),
+            )
+            yield Pending(staged, lease)
+
+    @contextmanager
+    def embeddings(self, partition: Partition, orchestration: Orchestration, embedder: Embedder) -> Iterator[Pending]:
+        """Embeddings of a partition, ready to be published while the context lasts."""
+        workspace = self.workspace
+        with self._lease("embeddings", partition, orchestration) as lease:
+            staged = embeddings.update(
+                workspace.storage,
+                partition,
+                embedder,
+                window_bytes=workspace.limits.inflight_bytes,
+                on_progress=self._reporter(partition, "embeddings"),
+            )
+            yield Pending(staged, lease)
+
+    def publish(self, orchestration: Orchestration, model: Model) -> Publication:
+        """Sync the index and publish a release; drop tables of layouts that were replaced. Raises LeaseLost, LeaseHeld."""
+        storage = self.workspace.storage
+
+        def report(done: int, total: int) -> None:
+            self.progress.update("release", "release", done, total)
+
+        with self.workspace.leases.acquire("corpus/knowledge_base", orchestration.purpose, wait=self.lease_wait) as lease:
+            retired = self.workspace.state.retired()
+            result = publish.publish(storage, lease, self.layouts(), retired, model, report)
+            if not result.faults and result.pinned is None:
+                for partition in result.superseded:
+                    for asset in ("embeddings", "chunks", "documents"):
+                        storage.table_path(asset, partition).unlink(missing_ok=True)
+        return result
+
+    def layouts(self) -> list[ConnectionLayout]:
+        """Every connection that has a say in the release: those of kb.yaml, and those that left it unretired."""
+        configured = {config.name: config for config in self.workspace.connections}
+        found = [ConnectionLayout(config.type, name, self.workspace.partitions(name)) for name, config in configured.items()]
+        retired = self.workspace.state.retired()
+        left = {
+            (each.type, each.connection)
+            for each in self.workspace.storage.partitions("embeddings")
+            if each.connection not in configured and each.connection not in retired
+        }
+        return found + [ConnectionLayout(type_, name, None) for type_, name in sorted(left)]
+
+    @contextmanager
+    def _lease(self, asset: str, partition: Partition, orchestration: Orchestration) -> Iterator[Lease]:
+        name = f"{partition.type}/{asset}/{partition.key}"
+        with self.workspace.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
+            yield lease
+
+    def _reporter(self, partition: Partition, stage: str) -> Callable[[int, int], None]:
+        name = partition.key
+
+        def report(done: int, total: int) -> None:
+            self.progress.update(name, stage, done, total)
+
+        return report
+
+
+@contextmanager
+def _parsers(limits: documents.Limits) -> Iterator[documents.Parse]:
+    """A parse function over a few isolated children; they start when a format first needs one."""
+    children: queue.LifoQueue[IsolatedParser] = queue.LifoQueue()
+    everyone = [
+        IsolatedParser(seconds=limits.parse_seconds, address_space_mib=limits.parse_memory_mib)
+        for _ in range(min(limits.workers, 2))
+    ]
+    for child in everyone:
+        children.put(child)
+
+    def parse(name: str, data: bytes) -> Outcome:
+        child = children.get()
+        try:
+            return parse_item(name, data, isolated=child)
+        finally:
+            children.put(child)
+
+    try:
+        yield parse
+    finally:
+        for child in everyone:
+            child.close()

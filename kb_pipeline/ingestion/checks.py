@@ -1,0 +1,67 @@
+"""The checks of law 1: pure functions from the tables to what is wrong with them.
+
+What belongs here: comparing listing, manifest and chunks of one partition. What doesn't: Dagster's check objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from kb_pipeline.ingestion import listing
+from kb_pipeline.ingestion.partitions import Partition
+from kb_pipeline.ingestion.storage import Storage, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check. ``examples`` names up to ten offenders; ``sentence`` is for a reader."""
+
+    passed: bool
+    sentence: str
+    examples: tuple[str, ...] = ()
+
+
+def conservation(storage: Storage, partition: Partition) -> Finding:
+    """Every listed item has exactly one row in the manifest, and no row lacks its item: compared key by key."""
+    with Table(storage.table_path("documents", partition)) as documents:
+        keys = documents.read(["key"]).column(0).to_pylist()
+    info, items = listing.read(storage, partition.type, partition.connection)
+    listed = {item.key for item in items if partition.holds(item.key)}
+    recorded = set(keys)
+    lost = sorted(listed - recorded)
+    unknown = sorted(recorded - listed)
+    twice = len(keys) - len(recorded)
+    if not lost and not unknown and not twice:
+        return Finding(True, f"{partition.key}: all {len(listed)} listed items are accounted for")
+    return Finding(
+        False,
+        f"{partition.key}: {len(lost)} listed items have no row in the manifest, {len(unknown)} rows have no listed "
+        f"item, {twice} rows are there twice (listing {info.listing_id}); materialize its documents again",
+        tuple([*lost, *unknown][:10]),
+    )
+
+
+def every_document_chunked(storage: Storage, partition: Partition) -> Finding:
+    """Every document with text has chunks, and no chunk is left of a document that isn't there."""
+    with (
+        Table(storage.table_path("documents", partition)) as documents,
+        Table(storage.table_path("chunks", partition)) as chunks,
+    ):
+        chunked = set(chunks.read(["document_hash"]).column(0).to_pylist())
+        with_text = set()
+        for batch in documents.batches(["key", "document_hash", "text"], rows=256):
+            text = pc.fill_null(batch["text"], "")
+            has_text = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0)
+            with_text.update(batch["document_hash"].filter(has_text).to_pylist())
+    lost = sorted(with_text - chunked)
+    orphans = sorted(chunked - with_text)
+    if not lost and not orphans:
+        return Finding(True, f"{partition.key}: all {len(with_text)} documents with text have chunks")
+    return Finding(
+        False,
+        f"{partition.key}: {len(lost)} documents with text have no chunks, chunks of {len(orphans)} documents are left "
+        "over; materialize its chunks again",
+        tuple([*lost, *orphans][:10]),
+    )

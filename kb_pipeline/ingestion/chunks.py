@@ -1,0 +1,131 @@
+"""The chunks stage: documents become chunk rows; documents that stayed as they were keep theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kb_pipeline import tables
+from kb_pipeline.chunking.chunker import CHUNKER_VERSION, ChunkerSettings, chunk
+from kb_pipeline.chunking.tokenizer import Tokenizer
+from kb_pipeline.ingestion import identity
+from kb_pipeline.ingestion.partitions import Partition
+from kb_pipeline.ingestion.storage import Staged, Storage, Table
+from kb_pipeline.parsing.document import Block, BlockKind, Document
+
+
+def recipe(tokenizer: Tokenizer, settings: ChunkerSettings) -> str:
+    """Fingerprint of all that decides where chunks are cut."""
+    knobs = (settings.tokens, settings.overlap, settings.respect_headings)
+    return identity.digest("recipe", CHUNKER_VERSION, tokenizer.fingerprint, *knobs)
+
+
+def update(
+    storage: Storage,
+    partition: Partition,
+    tokenizer: Tokenizer,
+    settings: ChunkerSettings,
+    *,
+    on_progress: Callable[[int, int], None],
+) -> Staged:
+    """Bring a partition's chunks in step with its documents; written aside, not published.
+
+    Raises FileNotFoundError when the partition has no documents yet.
+    """
+    target = storage.table_path("chunks", partition)
+    made_with = recipe(tokenizer, settings)
+    with Table(storage.table_path("documents", partition)) as documents:
+        previous = Table.open(target)
+        if previous is not None and previous.annotation(tables.RECIPE) != made_with:
+            previous.close()
+            previous = None
+        if previous is not None and previous.annotation(tables.SOURCE_FINGERPRINT) == documents.fingerprint:
+            with previous:
+                on_progress(documents.num_rows, documents.num_rows)
+                return Staged(target, None, previous.fingerprint, {"chunks": previous.num_rows})
+        hashes: list[str] = []
+        with storage.stage(target, tables.CHUNKS) as writer:
+            wanted = documents.read(["document_hash"]).column(0).drop_null()
+            reused: set[str] = set()
+            if previous is not None:
+                with previous:
+                    for batch in previous.batches():
+                        stays = batch.filter(pc.is_in(batch["document_hash"], wanted.combine_chunks()))
+                        stays = stays.filter(pc.equal(stays["partition"], partition.key))
+                        reused.update(stays["document_hash"].to_pylist())
+                        hashes.extend(stays["row_hash"].to_pylist())
+                        writer.batch(stays)
+            done = 0
+            for batch in documents.batches(rows=64):
+                fresh = batch.filter(pc.is_valid(batch["text"]))
+                fresh = fresh.filter(pc.invert(pc.is_in(fresh["document_hash"], pa.array(list(reused), pa.string()))))
+                for row in fresh.to_pylist():
+                    for chunk_row in cut(partition, row, tokenizer, settings):
+                        hashes.append(chunk_row["row_hash"])
+                        writer.row(chunk_row)
+                done += batch.num_rows
+                on_progress(done, documents.num_rows)
+            fingerprint = identity.table_fingerprint(hashes, documents.fingerprint, made_with)
+            writer.annotate(
+                {
+                    tables.FINGERPRINT: fingerprint,
+                    tables.SOURCE_FINGERPRINT: documents.fingerprint,
+                    tables.RECIPE: made_with,
+                }
+            )
+    return Staged(target, writer.path, fingerprint, {"chunks": len(hashes)})
+
+
+def cut(
+    partition: Partition, row: Mapping[str, Any], tokenizer: Tokenizer, settings: ChunkerSettings
+) -> list[dict[str, Any]]:
+    """The chunk rows of one row of a documents table. A blank document has none."""
+    document = Document(
+        text=row["text"],
+        media_type=row["media_type"],
+        blocks=tuple(
+            Block(BlockKind(each["kind"]), each["start"], each["end"], tuple(each["heading_path"]), each["page"])
+            for each in row["blocks"]
+        ),
+        title=row["title"],
+        metadata=json.loads(row["metadata"]),
+    )
+    if not document.text.strip():
+        return []
+    seen: Counter[str] = Counter()
+    rows = []
+    for ordinal, piece in enumerate(chunk(document, tokenizer, settings)):
+        text = document.text[piece.start : piece.end]
+        sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        chunk_row: dict[str, Any] = {
+            "chunk_id": identity.chunk_id(row["document_id"], sha256, seen[sha256]),
+            "document_id": row["document_id"],
+            "document_hash": row["document_hash"],
+            "source": partition.type,
+            "connection": partition.connection,
+            "partition": partition.key,
+            "key": row["key"],
+            "uri": row["uri"],
+            "title": row["title"],
+            "media_type": row["media_type"],
+            "modified": row["modified"],
+            "ordinal": ordinal,
+            "text": text,
+            "text_sha256": sha256,
+            "start": piece.start,
+            "end": piece.end,
+            "n_tokens": piece.n_tokens,
+            "page": piece.page,
+            "heading_path": list(piece.heading_path),
+            "kind": piece.kind,
+        }
+        chunk_row["row_hash"] = identity.digest("row", *chunk_row.values())
+        seen[sha256] += 1
+        rows.append(chunk_row)
+    return rows

@@ -1,0 +1,135 @@
+"""Listings: what a source says it holds, recorded completely or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+
+from kb_pipeline import tables
+from kb_pipeline.ingestion.lease import LeaseStore
+from kb_pipeline.ingestion.storage import Storage, Table, replace
+from kb_pipeline.sources.base import Item, ListingFailed, Source
+from kb_pipeline.statuses import Status
+
+
+@dataclass(frozen=True, slots=True)
+class ListingInfo:
+    """What is known of a listing. Times are seconds since the epoch.
+
+    ``orchestration``: the run or group of runs it was made for. ``complete`` is always true of a stored listing: one
+    that failed is never published. ``digest``: order-independent hash of every item's key, version and exclusion.
+    """
+
+    listing_id: str
+    connection: str
+    orchestration: str
+    started_at: float
+    finished_at: float
+    items: int
+    digest: str
+    complete: bool = True
+
+
+class ListingDigest:
+    """Order-independent digest of items, so that a change can be told from two numbers. 128-bit sums of SHA-256."""
+
+    def __init__(self, start: str = "0") -> None:
+        self._sum = int(start, 16)
+
+    def add(self, item: Item) -> None:
+        """Take one item in."""
+        text = json.dumps([item.key, item.version, item.uri, item.excluded, item.problem])
+        self._sum = (self._sum + int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")) % (1 << 128)
+
+    def value(self) -> str:
+        """The digest so far (hex)."""
+        return f"{self._sum:x}"
+
+
+def take(
+    storage: Storage,
+    leases: LeaseStore,
+    type_: str,
+    connection: str,
+    source: Source,
+    *,
+    orchestration: str,
+    not_before: float,
+    wait: float,
+    on_progress: Callable[[int], None],
+) -> ListingInfo:
+    """A listing that belongs to ``orchestration`` or was begun at or after ``not_before``; makes one when there is none.
+
+    Shards of one connection, and the inventory asset, share it this way. Raises ListingFailed (nothing is recorded
+    then) and LeaseHeld.
+    """
+    path = storage.listing_path(type_, connection)
+
+    def usable() -> ListingInfo | None:
+        info = latest(storage, type_, connection)
+        if info is not None and (info.orchestration == orchestration or info.started_at >= not_before):
+            return info
+        return None
+
+    found = usable()
+    if found is not None:
+        return found
+    with leases.acquire(f"{type_}/inventory/{connection}", f"a listing of {connection}", wait=wait) as lease:
+        found = usable()  # whoever held the lease may have made the very listing we need
+        if found is not None:
+            return found
+        started = time.time()
+        digest = ListingDigest()
+        count = 0
+        with storage.stage(path, tables.LISTING) as writer:
+            for item in _checked(connection, source.list()):
+                writer.row(asdict(item))
+                digest.add(item)
+                count += 1
+                if count % 256 == 0:
+                    on_progress(count)
+            info = ListingInfo(uuid.uuid4().hex, connection, orchestration, started, time.time(), count, digest.value())
+            writer.annotate({tables.LISTING_INFO: json.dumps(asdict(info))})
+        on_progress(count)
+        try:
+            lease.publish(lambda: replace(writer.path, path))
+        finally:
+            writer.path.unlink(missing_ok=True)
+        return info
+
+
+def _checked(connection: str, items: Iterable[Item]) -> Iterator[Item]:
+    """Hold a source to its promise: ascending, unique keys. Anything else would corrupt the manifest silently."""
+    previous: str | None = None
+    for item in items:
+        if previous is not None and item.key <= previous:
+            problem = "twice" if item.key == previous else f"after {previous!r}, out of order"
+            raise ListingFailed(f"connection {connection!r}: its source listed {item.key!r} {problem}")
+        previous = item.key
+        yield item
+
+
+def latest(storage: Storage, type_: str, connection: str) -> ListingInfo | None:
+    """The newest complete listing of a connection, if there is one."""
+    table = Table.open(storage.listing_path(type_, connection))
+    if table is None:
+        return None
+    with table:
+        return ListingInfo(**json.loads(table.annotation(tables.LISTING_INFO)))
+
+
+def read(storage: Storage, type_: str, connection: str) -> tuple[ListingInfo, list[Item]]:
+    """The newest complete listing of a connection with its items. Raises FileNotFoundError when there is none."""
+    with Table(storage.listing_path(type_, connection)) as table:
+        info = ListingInfo(**json.loads(table.annotation(tables.LISTING_INFO)))
+        items = [_item(row) for batch in table.batches() for row in batch.to_pylist()]
+    return info, items
+
+
+def _item(row: dict[str, object]) -> Item:
+    problem = row.pop("problem")
+    return Item(problem=None if problem is None else Status(problem), **row)  # type: ignore[arg-type]

@@ -1,0 +1,32 @@
+"""Retirement: what is stored of a connection that has left kb.yaml, and dropping it. Never done silently."""
+
+from __future__ import annotations
+
+from kb_pipeline.ingestion.partitions import Partition
+from kb_pipeline.ingestion.storage import Storage
+from kb_pipeline.ingestion.workspace import Workspace
+
+_ASSETS = ("embeddings", "chunks", "documents")
+
+
+def known_connections(storage: Storage) -> list[tuple[str, str]]:
+    """(type, connection) of everything that has tables."""
+    return sorted({(each.type, each.connection) for asset in _ASSETS for each in storage.partitions(asset)})
+
+
+def retire_connection(workspace: Workspace, type_: str, connection: str) -> list[Partition]:
+    """Drop a connection's tables and remember that it is retired; the next release drops its rows. Returns its partitions.
+
+    Raises LeaseHeld when somebody is writing it.
+    """
+    storage = workspace.storage
+    mine = {each for asset in _ASSETS for each in storage.partitions(asset, type_) if each.connection == connection}
+    # The mark comes first: after a crash in between, the connection counts as retired and the rest can be repeated.
+    workspace.state.retire(connection)
+    for partition in mine:
+        for asset in _ASSETS:
+            with workspace.leases.acquire(f"{type_}/{asset}/{partition.key}", f"retiring {connection}") as lease:
+                path = storage.table_path(asset, partition)
+                lease.publish(lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
+    storage.listing_path(type_, connection).unlink(missing_ok=True)
+    return sorted(mine)

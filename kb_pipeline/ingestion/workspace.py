@@ -1,0 +1,105 @@
+"""A workspace: settings turned into the things the stages work with. Opens nothing heavy before it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from kb_pipeline.chunking.chunker import ChunkerSettings
+from kb_pipeline.chunking.tokenizer import Tokenizer
+from kb_pipeline.embedding.model_files import ModelFiles, resolve
+from kb_pipeline.ingestion.documents import Limits
+from kb_pipeline.ingestion.lease import LeaseStore
+from kb_pipeline.ingestion.partitions import Partition, layout
+from kb_pipeline.ingestion.state import State
+from kb_pipeline.ingestion.storage import Storage
+from kb_pipeline.settings.model import Settings
+from kb_pipeline.sources.base import Source, SourceConfig
+from kb_pipeline.sources.registry import build
+
+
+class UnknownConnection(KeyError):
+    """No connection of this name is in kb.yaml."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One kb.yaml with its storage. Cheap to build; everything is opened on first use."""
+
+    settings: Settings
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Tables, index, releases."""
+        return Storage(self.settings.storage_root)
+
+    @cached_property
+    def leases(self) -> LeaseStore:
+        """Who writes what."""
+        return LeaseStore(self.storage.state_path)
+
+    @cached_property
+    def state(self) -> State:
+        """Outcomes, retries, retirements."""
+        return State(self.storage.state_path)
+
+    @cached_property
+    def model(self) -> ModelFiles:
+        """The embedding model's files; not loaded."""
+        model = self.settings.model
+        return resolve(self.settings.model_location, base=self.settings.base, revision=model.revision, sha256=model.sha256)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own tokenizer."""
+        return Tokenizer(self.model.tokenizer_path.parent)
+
+    @property
+    def chunker(self) -> ChunkerSettings:
+        """How documents are cut; never longer than the model reads."""
+        chunking = self.settings.chunking
+        tokens = min(chunking.tokens or self.model.max_tokens, self.model.max_tokens)
+        return ChunkerSettings(tokens, chunking.overlap, chunking.respect_headings)
+
+    @property
+    def limits(self) -> Limits:
+        """Bounds of fetching and parsing."""
+        limits = self.settings.limits
+        return Limits(
+            limits.max_item_bytes,
+            limits.inflight_bytes,
+            limits.max_concurrent_files,
+            limits.parse_seconds,
+            limits.parse_memory_mib,
+        )
+
+    @property
+    def connections(self) -> Sequence[SourceConfig]:
+        """Every connection of kb.yaml, and the upload inbox."""
+        return self.settings.sources
+
+    def connection(self, name: str) -> SourceConfig:
+        """A connection by name. Raises UnknownConnection naming the known ones."""
+        for config in self.connections:
+            if config.name == name:
+                return config
+        known = ", ".join(sorted(config.name for config in self.connections))
+        raise UnknownConnection(f"no connection {name!r} in {self.settings.path}; known: {known}")
+
+    def source(self, name: str) -> Source:
+        """The source of a connection."""
+        return build(self.connection(name), self.settings.context)
+
+    def partitions(self, connection: str) -> tuple[Partition, ...]:
+        """The partitions of a connection by kb.yaml."""
+        config = self.connection(connection)
+        return layout(config.type, config.name, config.shards)
+
+    def types(self) -> list[str]:
+        """Source types that have a connection in kb.yaml, or tables of one that isn't retired yet."""
+        configured = {config.type for config in self.connections}
+        return sorted(configured | {each.type for each in self.storage.partitions("documents")})

@@ -1,0 +1,112 @@
+"""Garbage collection: drop what no table and no kept release refers to."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from kb_pipeline.embedding.vector_store import stores
+from kb_pipeline.ingestion.lease import process_alive
+from kb_pipeline.ingestion.storage import Storage, Table
+from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.knowledge_base.index import TABLE, connect, table_names
+from kb_pipeline.knowledge_base.releases import Releases
+from kb_pipeline.sources.upload import Upload
+
+_STAGED = re.compile(r"-(\d+)-[0-9a-f]{12}\.parquet$")
+
+
+@dataclass(slots=True)
+class Collected:
+    """What was dropped."""
+
+    vectors: int = 0
+    releases: int = 0
+    manifests: int = 0
+    staged_files: int = 0
+    uploads: int = 0
+
+
+def collect(workspace: Workspace, keep: int) -> Collected:
+    """Keep the last ``keep`` releases (and the current and pinned ones); drop what is left over. Raises LeaseHeld."""
+    result = Collected()
+    storage = workspace.storage
+    with workspace.leases.acquire("corpus/knowledge_base", "garbage collection", wait=60.0):
+        _collect_releases(storage, keep, result)
+    result.vectors = _collect_vectors(workspace)
+    result.staged_files = _collect_staged(storage)
+    for config in workspace.connections:
+        source = workspace.source(config.name)
+        if isinstance(source, Upload):
+            result.uploads += source.collect()
+    return result
+
+
+def _collect_releases(storage: Storage, keep: int, result: Collected) -> None:
+    releases = Releases(storage)
+    records = releases.all()
+    current = releases.current()
+    kept = {record.name for record in records[-keep:]} | {releases.pinned()} | {current.name if current else None}
+    for record in records:
+        if record.name not in kept:
+            releases.forget(record)
+            result.releases += 1
+    remaining = releases.all()
+    wanted = {each.documents for record in remaining for each in record.partitions.values()}
+    for path in (storage.knowledge_base_path / "manifests").glob("*.parquet"):
+        if path.stem not in wanted:
+            path.unlink(missing_ok=True)
+            result.manifests += 1
+    database = connect(storage)
+    if not remaining or TABLE not in table_names(database):
+        return
+    table = database.open_table(TABLE)
+    tags = table.tags.list()
+    for name in set(tags) - {record.name for record in remaining} - {"current"}:
+        table.tags.delete(name)  # left by a crash between the tag and its record
+    oldest = min(each["version"] for each in table.tags.list().values())
+    made = next(each["timestamp"] for each in table.list_versions() if each["version"] == oldest)
+    # Lance refuses to drop tagged versions, so the cutoff lies before the oldest of them.
+    age = datetime.now(UTC) - made.astimezone(UTC) + timedelta(seconds=1)
+    table.cleanup_old_versions(older_than=age)
+
+
+def _collect_vectors(workspace: Workspace) -> int:
+    """Drop vectors that no chunk table names. All writers of embeddings are kept out meanwhile."""
+    from contextlib import ExitStack
+
+    storage = workspace.storage
+    partitions = sorted({*storage.partitions("chunks"), *storage.partitions("embeddings")})
+    with ExitStack() as leases:
+        wanted: set[str] = set()
+        for partition in partitions:
+            name = f"{partition.type}/embeddings/{partition.key}"
+            leases.enter_context(workspace.leases.acquire(name, "garbage collection", wait=60.0))
+            for asset in ("chunks", "embeddings"):
+                table = Table.open(storage.table_path(asset, partition))
+                if table is not None:
+                    with table:
+                        wanted.update(table.read(["text_sha256"]).column(0).to_pylist())
+        return sum(store.retain(wanted) for store in stores(storage.vectors_path))
+
+
+def _collect_staged(storage: Storage) -> int:
+    """Drop tables that processes, now gone, had written aside."""
+    count = 0
+    for path in storage.staging_path.glob("*"):
+        match = _STAGED.search(path.name)
+        if match is None or (int(match[1]) != os.getpid() and not process_alive(int(match[1]))):
+            _drop(path)
+            count += 1
+    return count
+
+
+def _drop(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,168 @@
+"""Search in a release: vector, full text, or both fused by reciprocal rank; and plain reading of a release.
+
+Method of the fusion: Cormack, Clarke, Buettcher, "Reciprocal Rank Fusion outperforms Condorcet..." (SIGIR 2009),
+score = sum over lists of 1 / (60 + rank).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from kb_pipeline import tables
+from kb_pipeline.ingestion.storage import Storage
+from kb_pipeline.knowledge_base.index import TABLE, connect, quote
+from kb_pipeline.knowledge_base.releases import CURRENT, ReleaseRecord, Releases
+
+if TYPE_CHECKING:
+    import pandas
+
+Mode = Literal["hybrid", "vector", "text"]
+RRF_K = 60
+CANDIDATES = 100
+"""Rows taken from each list before they are fused; at least as many as hits asked for."""
+
+
+class SearchError(Exception):
+    """The search can't be answered. The message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which documents may be found; None admits all. ``path_prefix`` is compared with the item's key."""
+
+    source: str | None = None
+    connection: str | None = None
+    path_prefix: str | None = None
+    media_type: str | None = None
+
+    def where(self) -> str | None:
+        """The filter as a SQL condition on the index."""
+        conditions = [
+            f"{column} = {quote(value)}"
+            for column, value in (
+                ("source", self.source),
+                ("connection", self.connection),
+                ("media_type", self.media_type),
+            )
+            if value is not None
+        ]
+        if self.path_prefix is not None:
+            conditions.append(f"starts_with(key, {quote(self.path_prefix)})")
+        return " AND ".join(conditions) or None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One chunk found. ``score``: cosine (vector), BM25 (text) or fused rank score (hybrid); higher is better."""
+
+    score: float
+    uri: str
+    source: str
+    connection: str
+    document_id: str
+    chunk_id: str
+    text: str
+    start: int
+    end: int
+    page: int | None
+    heading_path: list[str]
+    title: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class Release:
+    """A published release, read only.
+
+    >>> release = Release.open(Path(".kb"))  # doctest: +SKIP
+    >>> release.to_pandas()[["uri", "text"]]  # doctest: +SKIP
+    """
+
+    def __init__(self, storage: Storage, record: ReleaseRecord) -> None:
+        self.record = record
+        self._table: Any = connect(storage).open_table(TABLE)
+        self._table.checkout(record.version)
+
+    @classmethod
+    def open(cls, storage: Path | Storage, name: str = CURRENT) -> Release:
+        """The release of this name in a storage folder. Raises NoRelease."""
+        where = storage if isinstance(storage, Storage) else Storage(storage)
+        return cls(where, Releases(where).get(name))
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows, ordered by chunk id, with these columns or all of ``tables.index``."""
+        names = list(columns or tables.index(1).names)
+        query = self._table.search().select(list(dict.fromkeys([*names, "chunk_id"])))
+        return query.to_arrow().sort_by("chunk_id").select(names)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """All rows as a data frame, ordered by chunk id."""
+        return self.to_arrow().to_pandas()
+
+    def search(
+        self,
+        query: str,
+        embed_query: Callable[[str], np.ndarray],
+        *,
+        k: int = 10,
+        mode: Mode = "hybrid",
+        filters: Filters | None = None,
+    ) -> list[Hit]:
+        """The ``k`` best chunks for a query. ``embed_query`` (text -> vector) is called unless the mode is text.
+
+        Raises SearchError for an empty query.
+        """
+        if not query.strip():
+            raise SearchError("the query is empty")
+        if self.record.chunks == 0:
+            return []
+        where = (filters or Filters()).where()
+        vector = None if mode == "text" else embed_query(query)
+        if mode == "vector":
+            return [_hit(row, 1.0 - row["_distance"]) for row in self._nearest(vector, where, k)]
+        if mode == "text":
+            return [_hit(row, row["_score"]) for row in self._matching(query, where, k)]
+        depth = max(k, CANDIDATES)
+        return _fuse([self._nearest(vector, where, depth), self._matching(query, where, depth)], k)
+
+    def _nearest(self, vector: Any, where: str | None, k: int) -> list[dict[str, Any]]:
+        query = self._table.search(vector).distance_type("cosine").limit(k)
+        return _rows(query if where is None else query.where(where, prefilter=True), "_distance")
+
+    def _matching(self, text: str, where: str | None, k: int) -> list[dict[str, Any]]:
+        query = self._table.search(text, query_type="fts").limit(k)
+        return _rows(query if where is None else query.where(where, prefilter=True), "_score")
+
+
+_HIT_COLUMNS = [name for name in Hit.__dataclass_fields__ if name != "score"]
+
+
+def _rows(query: Any, score: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = query.select([*_HIT_COLUMNS, score]).to_list()
+    # Equal scores come in no particular order: the id makes a result repeatable.
+    sign = 1.0 if score == "_distance" else -1.0
+    return sorted(found, key=lambda row: (sign * row[score], row["chunk_id"]))
+
+
+def _fuse(lists: list[list[dict[str, Any]]], k: int) -> list[Hit]:
+    scores: dict[str, float] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for found in lists:
+        for rank, row in enumerate(found, start=1):
+            chunk = row["chunk_id"]
+            rows[chunk] = row
+            scores[chunk] = scores.get(chunk, 0.0) + 1.0 / (RRF_K + rank)
+    best = sorted(scores, key=lambda chunk: (-scores[chunk], chunk))[:k]
+    return [_hit(rows[chunk], scores[chunk]) for chunk in best]
+
+
+def _hit(row: dict[str, Any], score: float) -> Hit:
+    return Hit(score=float(score), **{name: row[name] for name in _HIT_COLUMNS})

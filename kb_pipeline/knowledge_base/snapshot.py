@@ -1,0 +1,136 @@
+"""Snapshots: the partition tables that belong together and what they say the index must hold.
+
+What belongs here: deciding which partitions speak for a connection, reading their rows. What doesn't: the index itself.
+
+A partition is *consistent* when its embeddings were made from its chunks, and those from its documents. One that isn't
+(a run in progress, a crash, another model) keeps the rows it had in the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kb_pipeline import tables
+from kb_pipeline.ingestion import identity
+from kb_pipeline.ingestion.partitions import Partition
+from kb_pipeline.ingestion.storage import Storage, Table
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionState:
+    """What is published of one partition. ``documents`` and ``embeddings`` are fingerprints; ``model_id`` of the vectors."""
+
+    partition: Partition
+    documents: str
+    embeddings: str
+    model_id: str
+    chunks: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the partition's manifest or rows change."""
+        return identity.digest(self.partition.key, self.documents, self.embeddings)
+
+
+def state(storage: Storage, partition: Partition) -> PartitionState | None:
+    """The state of a partition, or None unless its tables are all there and consistent. Reads footers only."""
+    opened = [Table.open(storage.table_path(asset, partition)) for asset in ("documents", "chunks", "embeddings")]
+    try:
+        documents, chunks, embeddings = opened
+        if documents is None or chunks is None or embeddings is None or not _linked(documents, chunks, embeddings):
+            return None
+        return PartitionState(
+            partition,
+            documents.fingerprint,
+            embeddings.fingerprint,
+            embeddings.annotation(tables.RECIPE),
+            embeddings.num_rows,
+        )
+    finally:
+        for table in opened:
+            if table is not None:
+                table.close()
+
+
+def _linked(documents: Table, chunks: Table, embeddings: Table) -> bool:
+    return (
+        chunks.annotation(tables.SOURCE_FINGERPRINT) == documents.fingerprint
+        and embeddings.annotation(tables.SOURCE_FINGERPRINT) == chunks.fingerprint
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionState:
+    """What speaks for one connection: the ``ready`` partitions, and those that keep the rows they have in the index."""
+
+    type: str
+    connection: str
+    ready: tuple[PartitionState, ...]
+    kept: tuple[Partition, ...]
+    superseded: tuple[Partition, ...]
+    """Partitions of an earlier number of shards that the ready ones replace."""
+
+
+def connection_state(
+    storage: Storage, type_: str, connection: str, layout: tuple[Partition, ...] | None, model_id: str
+) -> ConnectionState:
+    """Which partitions speak for a connection.
+
+    ``layout`` holds its partitions by kb.yaml, or None for a connection that left kb.yaml but isn't retired. After a
+    change of ``shards`` the old partitions speak until every new one is ready: then all change at once.
+    """
+    on_disk = [each for each in storage.partitions("embeddings", type_) if each.connection == connection]
+    states = {each: state(storage, each) for each in on_disk}
+    ready = {each: found for each, found in states.items() if found is not None and found.model_id == model_id}
+    if layout is None:
+        return ConnectionState(type_, connection, tuple(ready.values()), tuple(set(on_disk) - set(ready)), ())
+    others = tuple(each for each in on_disk if each not in layout)
+    if others and not all(each in ready for each in layout):
+        old_ready = tuple(ready[each] for each in others if each in ready)
+        return ConnectionState(type_, connection, old_ready, tuple(each for each in others if each not in ready), ())
+    speaking = tuple(ready[each] for each in layout if each in ready)
+    return ConnectionState(type_, connection, speaking, tuple(each for each in layout if each not in ready), others)
+
+
+class RowsChanged(Exception):
+    """A partition was published anew while it was read: read again."""
+
+
+def rows(storage: Storage, expected: PartitionState, dimension: int) -> Iterator[pa.RecordBatch]:
+    """The rows the index must hold for a partition, with the columns of ``tables.index``.
+
+    Raises RowsChanged when the tables are no longer those of ``expected``.
+    """
+    partition = expected.partition
+    with (
+        Table(storage.table_path("chunks", partition)) as chunks,
+        Table(storage.table_path("embeddings", partition)) as embeddings,
+    ):
+        if embeddings.fingerprint != expected.embeddings or embeddings.annotation(
+            tables.SOURCE_FINGERPRINT
+        ) != chunks.annotation(tables.FINGERPRINT):
+            raise RowsChanged(partition.key)
+        vectors = embeddings.batches(rows=4_096)
+        for batch in chunks.batches(rows=4_096):
+            other = next(vectors)
+            if not batch["chunk_id"].equals(other["chunk_id"]):
+                raise RuntimeError(f"{partition.key}: chunks and embeddings are in another order; materialize both anew")
+            model = pa.array([expected.model_id] * batch.num_rows, pa.string())
+            columns = [*batch.columns, model, other["vector"]]
+            yield pa.RecordBatch.from_arrays(columns, schema=tables.index(dimension).remove_metadata())
+
+
+def manifest(storage: Storage, partition: Partition) -> tuple[str, pa.Table]:
+    """(fingerprint, manifest columns) of a partition's documents."""
+    with Table(storage.table_path("documents", partition)) as documents:
+        return documents.fingerprint, documents.read(tables.MANIFEST.names).sort_by("key")
+
+
+def row_marks(batch: pa.RecordBatch) -> list[tuple[str, str]]:
+    """(chunk id, mark) of rows; equal marks mean equal rows, vectors included."""
+    marks = pc.binary_join_element_wise(batch["row_hash"], batch["model_id"], "/")
+    return list(zip(batch["chunk_id"].to_pylist(), marks.to_pylist(), strict=True))

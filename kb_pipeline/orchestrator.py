@@ -1,0 +1,326 @@
+"""One orchestration over many sources, through Dagster runs: discovery, ingestion, completion.
+
+What belongs here: which runs are launched in which order, and the report over all of them. Used by the command line;
+what a run does is in ``defs``.
+
+Each connection's partitions run in this process, one run each, several connections at a time; the embedding model is
+loaded once for all. A connection that fails doesn't stop the others, and the release at the end takes what there is.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import dagster as dg
+import psutil
+
+from kb_pipeline.definitions import build_defs
+from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, chain_job_name
+from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, ORCHESTRATION_TAG, PROCESS_TAG, USER_TAG
+from kb_pipeline.defs.partitions import register
+from kb_pipeline.flow.errors import ErrorClass
+from kb_pipeline.ingestion.partitions import Partition
+from kb_pipeline.ingestion.report import stored_counts
+from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.knowledge_base.releases import Releases
+from kb_pipeline.monitoring.progress import Progress, Silent
+from kb_pipeline.settings.model import Settings
+
+OverallStatus = Literal["completed", "completed_with_issues", "failed", "cancelled"]
+
+
+@dataclass(slots=True)
+class SourceCounts:
+    """COUNTS of a report. ``stale``: the listing or a later step failed, so these are the last known counts."""
+
+    listed: int = 0
+    indexed: int = 0
+    unchanged: int = 0
+    quarantined: int = 0
+    excluded: int = 0
+    deleted: int = 0
+    chunks: int = 0
+    embedded: int = 0
+    reused: int = 0
+    stale: bool = False
+
+    def add(self, metadata: Mapping[str, Any]) -> None:
+        """Add numbers by name; other names are ignored."""
+        for name in _NUMBERS:
+            if name in metadata:
+                setattr(self, name, getattr(self, name) + int(metadata[name]))
+
+
+_NUMBERS = [name for name in SourceCounts.__dataclass_fields__ if name != "stale"]
+_OF_ASSET = {
+    "documents": ("listed", "indexed", "unchanged", "quarantined", "excluded", "deleted"),
+    "chunks": ("chunks",),
+    "embeddings": ("embedded", "reused"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFault:
+    """Why a connection, or the release, failed. ``source`` is a connection's name or "release"."""
+
+    source: str
+    error_class: str
+    message: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What ``kb run`` reports."""
+
+    orchestration_id: str
+    status: OverallStatus = "completed"
+    seconds: float = 0.0
+    release: str | None = None
+    sources: dict[str, SourceCounts] = field(default_factory=dict)
+    errors: list[SourceFault] = field(default_factory=list)
+
+    @property
+    def totals(self) -> SourceCounts:
+        """Sums over the connections."""
+        total = SourceCounts()
+        for counts in self.sources.values():
+            total.add(asdict(counts))
+            total.stale = total.stale or counts.stale
+        return total
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as its JSON contract says."""
+        return {
+            "orchestration_id": self.orchestration_id,
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+            "release": self.release,
+            "sources": {name: asdict(counts) for name, counts in sorted(self.sources.items())},
+            "totals": asdict(self.totals),
+            "errors": [{"source": each.source, "class": each.error_class, "message": each.message} for each in self.errors],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run may be told. ``connections`` are names; None means all. ``log_level`` is that of Dagster's console."""
+
+    connections: Sequence[str] | None = None
+    user_id: str | None = None
+    max_concurrent_sources: int | None = None
+    log_level: str = "CRITICAL"
+
+
+class Orchestrator:
+    """Runs orchestrations of one kb.yaml on one Dagster instance."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        instance: dg.DagsterInstance,
+        progress: Progress | None = None,
+        resources: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._workspace = Workspace(settings)
+        self._instance = instance
+        self._definitions = build_defs(settings, progress=progress or Silent(), resources=resources)
+        self._cancelled = threading.Event()
+        self._embedding = threading.Lock()
+
+    def cancel(self) -> None:
+        """Start nothing more; what runs finishes its step."""
+        self._cancelled.set()
+
+    def run(self, options: Options) -> Report:
+        """One whole orchestration. Never raises for the failure of a connection: the report says it."""
+        started = time.time()
+        report = Report(uuid.uuid4().hex)
+        reap_dead_runs(self._instance)
+        register(self._instance, self._workspace)
+        chosen = [
+            config
+            for config in self._workspace.connections
+            if options.connections is None or config.name in options.connections
+        ]
+        for config in chosen:
+            self._workspace.state.revive(config.name)
+        self._discover(report, options, sorted({config.name for config in chosen}))
+        workers = options.max_concurrent_sources or self._workspace.settings.limits.max_concurrent_sources
+        lock = threading.Lock()
+
+        def ingest(name: str) -> None:
+            counts, faults = self._ingest(name, report.orchestration_id, options)
+            with lock:
+                report.sources[name] = counts
+                report.errors.extend(faults)
+
+        with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="kb-source") as executor:
+            list(executor.map(ingest, [config.name for config in chosen]))
+        if not self._cancelled.is_set():
+            self._release(report, options)
+        current = Releases(self._workspace.storage).current()
+        report.release = current.name if current else None
+        report.seconds = time.time() - started
+        report.status = self._status(report)
+        return report
+
+    def materialize(self, partition: Partition, asset: str, options: Options) -> SourceFault | None:
+        """One asset of one partition; None when it succeeded."""
+        register(self._instance, self._workspace)
+        selection = [dg.AssetKey([partition.type, asset])]
+        tags = self._tags(uuid.uuid4().hex, options)
+        result = self._execute(chain_job_name(partition.type), tags, options, partition.key, selection)
+        return None if result.success else _fault(partition.connection, result)
+
+    def release(self, options: Options) -> Report:
+        """Only the last phase: sync the index and publish."""
+        report = Report(uuid.uuid4().hex)
+        self._release(report, options)
+        current = Releases(self._workspace.storage).current()
+        report.release = current.name if current else None
+        report.status = "failed" if report.errors else "completed"
+        return report
+
+    def _discover(self, report: Report, options: Options, names: list[str]) -> None:
+        """Phase discovery. A connection that can't be listed fails in its own run, with its own message."""
+        tags = self._tags(report.orchestration_id, options) | {CONNECTIONS_TAG: ",".join(names)}
+        self._execute(INVENTORY_JOB, tags, options)
+
+    def _ingest(self, name: str, orchestration: str, options: Options) -> tuple[SourceCounts, list[SourceFault]]:
+        counts, faults = SourceCounts(), []
+        partitions = self._workspace.partitions(name)
+        for partition in partitions:
+            if self._cancelled.is_set():
+                counts.stale = True
+                self._add_last_known(counts, partition)
+                continue
+            made, fault = self._chain(partition, orchestration, options)
+            for asset, names in _OF_ASSET.items():
+                counts.add({key: value for key, value in made.get(asset, {}).items() if key in names})
+            if "documents" not in made:
+                self._add_last_known(counts, partition)
+            elif "chunks" not in made:
+                counts.chunks += stored_counts(self._workspace.storage, (partition,)).chunks
+            if fault is not None:
+                counts.stale = True
+                faults.append(fault)
+        return counts, faults[:1]
+
+    def _chain(
+        self, partition: Partition, orchestration: str, options: Options
+    ) -> tuple[dict[str, dict[str, Any]], SourceFault | None]:
+        """Bring one partition up to date; returns the metadata of each asset made, and what went wrong.
+
+        Two runs: several connections may fetch and parse at a time, but only one embeds. A run of this process that
+        waited for the `gpu` pool would not sleep but spin (Dagster's in-process executor), and starve the one that works.
+        """
+        made: dict[str, dict[str, Any]] = {}
+        for assets, lock in ((("documents", "chunks"), nullcontext()), (("embeddings",), self._embedding)):
+            with lock:
+                result = self._execute(
+                    chain_job_name(partition.type),
+                    self._tags(orchestration, options),
+                    options,
+                    partition.key,
+                    [dg.AssetKey([partition.type, asset]) for asset in assets],
+                )
+            for event in result.get_asset_materialization_events():
+                if event.asset_key is not None:
+                    metadata = event.materialization.metadata
+                    made[event.asset_key.path[-1]] = {key: value.value for key, value in metadata.items()}
+            if not result.success:
+                return made, _fault(partition.connection, result)
+        return made, None
+
+    def _add_last_known(self, counts: SourceCounts, partition: Partition) -> None:
+        stored = stored_counts(self._workspace.storage, (partition,))
+        counts.add(
+            {
+                "listed": stored.listed,
+                "unchanged": stored.indexed,
+                "quarantined": stored.quarantined,
+                "excluded": stored.excluded,
+                "chunks": stored.chunks,
+            }
+        )
+
+    def _release(self, report: Report, options: Options) -> None:
+        result = self._execute(CORPUS_JOB, self._tags(report.orchestration_id, options), options)
+        if not result.success:
+            report.errors.append(_fault("release", result))
+
+    def _tags(self, orchestration: str, options: Options) -> dict[str, str]:
+        process = psutil.Process()
+        tags = {ORCHESTRATION_TAG: orchestration, PROCESS_TAG: f"{os.getpid()}:{process.create_time()}"}
+        return tags | ({USER_TAG: options.user_id} if options.user_id else {})
+
+    def _execute(
+        self,
+        job: str,
+        tags: Mapping[str, str],
+        options: Options,
+        partition_key: str | None = None,
+        selection: Sequence[dg.AssetKey] | None = None,
+    ) -> dg.ExecuteInProcessResult:
+        return self._definitions.resolve_job_def(job).execute_in_process(
+            run_config={"loggers": {"console": {"config": {"log_level": options.log_level}}}},
+            instance=self._instance,
+            partition_key=partition_key,
+            tags=dict(tags),
+            asset_selection=selection,
+            raise_on_error=False,
+        )
+
+    def _status(self, report: Report) -> OverallStatus:
+        if self._cancelled.is_set():
+            return "cancelled"
+        failed = {fault.source for fault in report.errors}
+        if "release" in failed or (report.sources and failed >= set(report.sources)):
+            return "failed"
+        return "completed_with_issues" if failed or report.totals.quarantined else "completed"
+
+
+def _fault(source: str, result: dg.ExecuteInProcessResult) -> SourceFault:
+    """The sentence a failed run left behind: of a step's Failure, of a failed check, or of whatever was raised."""
+    for event in result.all_node_events:
+        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            evaluation = event.asset_check_evaluation_data
+            if not evaluation.passed and evaluation.blocking:
+                return SourceFault(source, ErrorClass.INTERNAL.value, str(evaluation.description))
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            told = data.user_failure_data
+            if told is not None:
+                metadata = {key: str(value.value) for key, value in told.metadata.items()}
+                message = metadata.get("message") or told.description or ""
+                return SourceFault(source, metadata.get("error_class", ErrorClass.INTERNAL.value), message)
+            message = data.error.message if data.error else "a step failed"
+            return SourceFault(source, ErrorClass.INTERNAL.value, str(message).strip())
+    failed = [event for event in result.all_events if event.is_failure]
+    return SourceFault(source, ErrorClass.INTERNAL.value, (failed[-1].message if failed else None) or "the run failed")
+
+
+def reap_dead_runs(instance: dg.DagsterInstance, say: Callable[[str], None] | None = None) -> list[str]:
+    """Mark runs as failed whose executing process is gone (killed with its machine or its terminal); returns their ids.
+
+    Dagster's own monitoring watches only runs it launched. Without this, such runs stay STARTED and hold pool slots.
+    """
+    from kb_pipeline.defs.reaping import dead_runs
+
+    reaped = []
+    for run in dead_runs(instance):
+        instance.report_run_failed(run, "The process that executed this run is gone; reaped by a later start.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        reaped.append(run.run_id)
+        if say is not None:
+            say(f"run {run.run_id[:8]} of {run.job_name} was left behind by a killed process: marked as failed")
+    return reaped

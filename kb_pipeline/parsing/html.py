@@ -1,0 +1,351 @@
+"""HTML, turned into Markdown by a walk over its tree.
+
+Runs in the parser process: the HTML library is native code, and takes time in proportion to size times depth, without
+end on pages that were made for it.
+
+What belongs here: which elements are text and what block they make. Formulas pass untouched: TeX in the text stays as
+it is, and MathML is replaced by the TeX that it carries.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Iterator
+
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+from kb_pipeline.parsing.document import Block, BlockKind, Document
+from kb_pipeline.parsing.fences import fence
+from kb_pipeline.parsing.headings import HeadingStack
+from kb_pipeline.parsing.text import decode
+
+_DROPPED_NAMES = """
+    script style nav noscript template svg iframe object embed canvas audio video map head
+    button select option textarea input datalist dialog
+"""
+_DROPPED = frozenset(_DROPPED_NAMES.split())
+_HEADINGS = {f"h{level}": level for level in range(1, 7)}
+_BLOCK_NAMES = """
+    address article aside body blockquote caption center dd details div dl dt fieldset figcaption figure footer form
+    header hgroup hr html legend li main ol p section summary table tbody td tfoot th thead tr ul menu
+"""
+_BLOCKS = frozenset(_BLOCK_NAMES.split())
+_CODE = frozenset({"code", "kbd", "samp", "tt"})
+_NOT_IN_DATA_TABLES = frozenset({"table", "pre", "blockquote", *_HEADINGS})
+_CELL_CHARACTERS = 1_000
+# Deeper tables are layout without a look: a look at each level would take time in proportion to size times depth.
+_TABLE_DEPTH = 8
+_SPACE = re.compile(r"[ \t\n\r\f]+")
+_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.I)
+_HEAD_BYTES = 4_096
+# What documentation tools put at the end of a heading as a link to it.
+_PERMALINKS = "¶ \u200b"
+_LANGUAGE = re.compile(r"(?:^|\s)(?:language-|lang-|highlight-source-)([\w+#-]+)")
+
+
+def parse(data: bytes, name: str) -> Document:
+    """Parse an HTML page: headings, lists, tables and code become Markdown; scripts, styles and menus are dropped."""
+    text, encoding = _decode(data)
+    tree = LexborHTMLParser(text)
+    head_title = tree.css_first("title")
+    title = _SPACE.sub(" ", head_title.text()).strip() if head_title else ""
+    writer = _Writer()
+    if tree.body is not None:
+        _Walk(writer).run(tree.body)
+    return Document(
+        "".join(writer.parts),
+        "text/html",
+        tuple(writer.blocks),
+        title or writer.headings.first,
+        {"encoding": encoding},
+    )
+
+
+def _decode(data: bytes) -> tuple[str, str]:
+    declared = _CHARSET.search(data[:_HEAD_BYTES])
+    if declared is not None:
+        try:
+            encoding = codecs.lookup(declared[1].decode("ascii")).name
+            # What browsers do: Latin-1 is taken for its superset.
+            encoding = "cp1252" if encoding in ("iso8859-1", "ascii") else encoding
+            if not encoding.startswith(("utf-8", "utf-16", "utf-32")) and b"\0" not in data:
+                return data.decode(encoding), encoding
+        except (LookupError, ValueError):
+            pass
+    return decode(data)
+
+
+class _Writer:
+    """Collects blocks of Markdown, blank lines between them."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.blocks: list[Block] = []
+        self.headings = HeadingStack()
+        self._length = 0
+
+    def add(self, kind: BlockKind, text: str, *, level: int = 0, joined: bool = False) -> None:
+        """Add one block. ``level`` makes it a heading; ``joined`` continues the last block in the next line."""
+        if not text.strip():
+            return
+        path = self.headings.push(level, text.lstrip("# ")) if level else self.headings.path
+        if self.parts:
+            self._append("\n" if joined else "\n\n")
+        start = self._length
+        self._append(text)
+        if joined and self.blocks:
+            last = self.blocks.pop()
+            self.blocks.append(Block(last.kind, last.start, self._length, last.heading_path))
+        else:
+            self.blocks.append(Block(kind, start, self._length, path))
+
+    def _append(self, text: str) -> None:
+        self.parts.append(text)
+        self._length += len(text)
+
+
+class _Walk:
+    """One walk over the tree, without recursion: pages can be nested deeper than Python's stack."""
+
+    def __init__(self, writer: _Writer) -> None:
+        self._writer = writer
+        self._inline: list[str] = []
+        self._lists: list[int | None] = []  # Open lists: the next number, or None for bullets.
+        self._marker: str | None = None
+        self._in_list = False  # The last block written belongs to the list that is open.
+        self._quotes = 0
+        self._tables = 0
+
+    def run(self, root: LexborNode) -> None:
+        """Write everything under ``root``."""
+        for node, entering in _visit(root, self._skips):
+            tag = node.tag or ""
+            if tag == "-text":
+                if entering:
+                    self._inline.append(node.text_content or "")
+            elif entering:
+                self._enter(node, tag)
+            else:
+                self._leave(tag)
+        self._flush()
+
+    def _skips(self, node: LexborNode) -> bool:
+        """Handle the elements that are read as a whole. True: do not walk their children."""
+        tag = node.tag
+        if (inline := _atom(node)) is not None:
+            self._inline.append(inline)
+            return True
+        if tag in _HEADINGS:
+            self._flush()
+            title = _inline_text(node).strip(_PERMALINKS)
+            self._end_list()
+            self._writer.add(BlockKind.HEADING, f"{'#' * _HEADINGS[tag]} {title}" if title else "", level=_HEADINGS[tag])
+            return True
+        if tag == "pre":
+            self._flush()
+            code = node.text(deep=True)
+            if code.strip():
+                self._writer.add(BlockKind.CODE, fence(code.removeprefix("\n"), _language(node)))
+                self._in_list = False
+            return True
+        if tag == "table" and self._tables < _TABLE_DEPTH and _is_data(node):
+            self._flush()
+            self._write_table(node)
+            return True
+        return False
+
+    def _enter(self, node: LexborNode, tag: str) -> None:
+        if tag == "br":
+            self._inline.append("\n" if self._marker is None and not self._lists else " ")
+            return
+        if tag not in _BLOCKS:
+            return
+        self._flush()
+        if tag in ("ul", "ol", "menu"):
+            self._lists.append(_number(node.attributes.get("start")) if tag == "ol" else None)
+        elif tag == "li":
+            self._marker = self._next_marker()
+        elif tag == "blockquote":
+            self._quotes += 1
+        elif tag == "table":
+            self._tables += 1
+
+    def _leave(self, tag: str) -> None:
+        if tag not in _BLOCKS:
+            return
+        self._flush()
+        if tag in ("ul", "ol", "menu") and self._lists:
+            self._lists.pop()
+            if not self._lists:
+                self._end_list()
+        elif tag == "li":
+            self._marker = None
+        elif tag == "blockquote":
+            self._quotes -= 1
+        elif tag == "table":
+            self._tables -= 1
+
+    def _next_marker(self) -> str:
+        number = self._lists[-1] if self._lists else None
+        if number is None:
+            return "- "
+        self._lists[-1] = number + 1
+        return f"{number}. "
+
+    def _end_list(self) -> None:
+        self._in_list = False
+
+    def _flush(self) -> None:
+        text = _collapse(self._inline)
+        self._inline.clear()
+        if not text:
+            return
+        if self._lists or self._marker is not None:
+            # Past 20 levels the indent stays: it would take more room than the text.
+            indent = "  " * min(max(len(self._lists) - 1, 0), 20)
+            first = indent + (self._marker if self._marker is not None else "  ")
+            self._writer.add(BlockKind.LIST, first + text.replace("\n", " "), joined=self._in_list)
+            self._marker = None
+            self._in_list = True
+        elif self._quotes:
+            self._writer.add(BlockKind.QUOTE, "\n".join(f"> {line}" for line in text.split("\n")))
+        else:
+            self._writer.add(BlockKind.PARAGRAPH, text)
+
+    def _write_table(self, table: LexborNode) -> None:
+        rows: list[str] = []
+        for node in table.traverse(include_text=False):
+            if node.tag == "caption":
+                self._writer.add(BlockKind.PARAGRAPH, _inline_text(node))
+                continue
+            if node.tag != "tr":
+                continue
+            cells = [cell for cell in node.iter() if cell.tag in ("td", "th")]
+            texts = [_inline_text(cell).replace("\n", " ") for cell in cells]
+            if not any(texts):
+                continue
+            # Bars inside cells stay bare: a backslash before them would change formulas.
+            rows.append(f"| {' | '.join(texts)} |")
+            if len(rows) == 1 and any(cell.tag == "th" for cell in cells):
+                rows.append("|" + " --- |" * len(cells))
+        self._writer.add(BlockKind.TABLE, "\n".join(rows))
+        self._in_list = False
+
+
+def _visit(root: LexborNode, skips: Callable[[LexborNode], bool]) -> Iterator[tuple[LexborNode, bool]]:
+    """Yield every node under ``root`` with True, and elements again with False after their children.
+
+    A node for which ``skips`` is true is left out with all that is under it.
+    """
+    stack: list[LexborNode] = []
+    node = root.child
+    while node is not None or stack:
+        if node is None:
+            node = stack.pop()
+            yield node, False
+        elif not skips(node):
+            yield node, True
+            if node.child is not None:
+                stack.append(node)
+                node = node.child
+                continue
+            if node.tag != "-text":
+                yield node, False
+        node = node.next
+
+
+def _atom(node: LexborNode) -> str | None:
+    """Return the text of an element that is read as a whole inside a line ("" drops it), or None for any other."""
+    tag = node.tag
+    if tag == "-text":
+        return None
+    if tag == "script":
+        kind = node.attributes.get("type") or ""
+        if not kind.startswith("math/tex"):
+            return ""
+        return _formula(node.text(deep=True), display="mode=display" in kind)
+    if tag in _DROPPED or tag is None or tag.startswith(("-", "!", "_")):
+        return ""
+    attributes = node.attributes
+    if "hidden" in attributes or attributes.get("aria-hidden") == "true" or attributes.get("role") == "navigation":
+        return ""
+    if tag == "math":
+        return _math(node)
+    if tag == "img":
+        return attributes.get("alt") or ""
+    if tag in _CODE:
+        code = _SPACE.sub(" ", node.text(deep=True)).strip()
+        ticks = "``" if "`" in code else "`"
+        return f"{ticks}{code}{ticks}" if code else ""
+    return None
+
+
+def _math(node: LexborNode) -> str:
+    display = node.attributes.get("display") == "block"
+    for child in node.traverse(include_text=False):
+        if child.tag == "annotation" and "tex" in (child.attributes.get("encoding") or "").lower():
+            return _formula(child.text(deep=True), display=display)
+    if alt := node.attributes.get("alttext"):
+        return _formula(alt, display=display)
+    return " ".join(node.text(deep=True, separator=" ").split())
+
+
+def _formula(tex: str, *, display: bool) -> str:
+    tex = tex.strip()
+    if tex.startswith("{\\displaystyle") and tex.endswith("}"):
+        # Wikipedia wraps every formula in this: it says nothing, and costs tokens.
+        tex = tex.removeprefix("{\\displaystyle")[:-1].strip()
+    ends = "$$" if display else "$"
+    return f"{ends}{tex}{ends}" if tex else ""
+
+
+def _is_data(table: LexborNode) -> bool:
+    """Tell a table of data from one that lays out a page: its cells are short, without blocks, and it has columns."""
+    nodes = table.traverse(include_text=False)
+    next(nodes, None)
+    widest = 0
+    for node in nodes:
+        if node.tag in _NOT_IN_DATA_TABLES:
+            return False
+        if node.tag == "tr":
+            widest = max(widest, sum(1 for cell in node.iter() if cell.tag in ("td", "th")))
+        elif node.tag in ("td", "th") and len(node.text(deep=True)) > _CELL_CHARACTERS:
+            return False
+    return widest > 1
+
+
+def _inline_text(root: LexborNode) -> str:
+    """Return the text of an element whose content is one line or a few."""
+    parts: list[str] = []
+
+    def skips(node: LexborNode) -> bool:
+        inline = _atom(node)
+        if inline is not None:
+            parts.append(inline)
+        return inline is not None
+
+    for node, entering in _visit(root, skips):
+        if node.tag == "-text":
+            if entering:
+                parts.append(node.text_content or "")
+        elif node.tag == "br" or node.tag in _BLOCKS:
+            parts.append(" ")
+    return _collapse(parts)
+
+
+def _collapse(parts: list[str]) -> str:
+    # A line feed of its own is a <br>; those inside the source's text are spaces.
+    text = "".join(part if part == "\n" else _SPACE.sub(" ", part) for part in parts)
+    return "\n".join(line for line in (" ".join(line.split(" ")).strip() for line in text.split("\n")) if line)
+
+
+def _language(pre: LexborNode) -> str:
+    for node in pre.traverse(include_text=False):
+        if match := _LANGUAGE.search(node.attributes.get("class") or ""):
+            return match[1]
+    return ""
+
+
+def _number(value: str | None) -> int:
+    return int(value) if value and re.fullmatch(r"\d{1,9}", value) else 1

@@ -1,0 +1,209 @@
+"""The settings of a project: every key of kb.yaml, typed and frozen.
+
+What belongs here: keys, defaults, bounds, and what follows from them alone. What doesn't: reading the file and wording
+errors (load.py), settings of a source type (its class has them).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
+
+from kb_pipeline.settings.cron import check_cron
+from kb_pipeline.settings.profiles import PROFILES, Profile, ProfileName
+from kb_pipeline.sources.base import SourceConfig, SourceContext
+from kb_pipeline.sources.upload import UploadConfig
+
+INBOX = "inbox"
+"""Name of the upload connection that always exists."""
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Storage(_Section):
+    """Where everything the pipeline writes lies."""
+
+    url: str = Field(default="./.kb", min_length=1, description="A folder, relative to kb.yaml.")
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        if match := _SCHEME.match(url):
+            scheme = match[1].lower()
+            if scheme in ("s3", "gs", "az"):
+                raise ValueError(f"remote storage ({scheme}://) is not available in this version: expected a folder")
+            raise ValueError(f"expected a folder, not a {scheme}:// address")
+        return url
+
+
+class ModelSettings(_Section):
+    """The embedding model."""
+
+    name: str = Field(
+        default="all-MiniLM-L6-v2", min_length=1, description="A sentence-transformers name, or a folder with a model."
+    )
+    revision: str | None = Field(default=None, min_length=1, description="Revision to load, where a hub has several.")
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="Hash of the weights (64 hexadecimal digits)."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where the model runs.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(default="auto", description="Numeric type.")
+
+
+class Chunking(_Section):
+    """How documents are cut."""
+
+    tokens: int | None = Field(default=None, ge=8, description="Tokens per chunk; null: the model's own maximum.")
+    overlap: int = Field(default=0, ge=0, description="Tokens that neighbouring chunks share.")
+    respect_headings: bool = Field(default=True, description="Never put text of two sections into one chunk.")
+
+    @field_validator("overlap")
+    @classmethod
+    def _check_overlap(cls, overlap: int, info: ValidationInfo) -> int:
+        tokens = info.data.get("tokens")
+        if tokens is not None and overlap >= tokens:
+            raise ValueError(f"expected less than chunking.tokens ({tokens})")
+        return overlap
+
+
+class Sensors(_Section):
+    """How change at the sources is noticed."""
+
+    interval_seconds: int = Field(default=10, ge=5, description="Seconds between two looks at the sources.")
+    debounce_seconds: int = Field(default=5, ge=0, description="Seconds of quiet before the corpus is synced.")
+
+
+class Schedule(_Section):
+    """When everything runs, whatever the sensors saw."""
+
+    cron: str = Field(default="0 3 * * *", description="Five-field cron expression.")
+    timezone: str = Field(default="UTC", description="IANA time zone of the cron expression.")
+
+    @field_validator("cron")
+    @classmethod
+    def _check_cron(cls, cron: str) -> str:
+        check_cron(cron)
+        return cron
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, timezone: str) -> str:
+        if timezone != "UTC":  # known without a time zone database
+            try:
+                ZoneInfo(timezone)
+            except (OSError, KeyError, ValueError):  # what zoneinfo raises for a folder, an unknown and a strange name
+                raise ValueError("expected an IANA time zone like Europe/Berlin") from None
+        return timezone
+
+
+class Limits(_Section):
+    """Overrides of the profile's limits; null takes the profile's."""
+
+    max_item_bytes: int | None = Field(default=None, ge=1, description="Bytes; a larger item is set aside.")
+    parse_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Seconds per item.")
+    parse_memory_mib: int | None = Field(default=None, ge=64, description="MiB a parser process may take.")
+    max_concurrent_sources: int | None = Field(default=None, ge=1, description="Connections worked on at a time.")
+    max_concurrent_files: int | None = Field(default=None, ge=1, description="Items of one connection in flight at a time.")
+
+
+class Keys(_Section):
+    """The top-level keys of kb.yaml."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
+    storage: Storage = Field(default_factory=Storage, description="Where everything is kept.")
+    profile: ProfileName = Field(default="balanced", description="How much of the machine a run may take.")
+    model: ModelSettings = Field(default_factory=ModelSettings, description="The embedding model.")
+    chunking: Chunking = Field(default_factory=Chunking, description="How documents are cut.")
+    sources: tuple[SerializeAsAny[SourceConfig], ...] = Field(
+        default=(), validate_default=True, description="The connections."
+    )
+    pools: Mapping[str, Annotated[int, Field(ge=1)]] = Field(
+        default={}, validate_default=True, description="How many steps of a kind may run at a time."
+    )
+    executor: Literal["in_process", "multiprocess"] = Field(
+        default="in_process", description="How the steps of a run are executed."
+    )
+    sensors: Sensors = Field(default_factory=Sensors, description="How change is noticed.")
+    schedule: Schedule = Field(default_factory=Schedule, description="When everything runs.")
+    limit_overrides: Limits = Field(default_factory=Limits, alias="limits", description="Overrides of the profile.")
+
+    @field_validator("sources")
+    @classmethod
+    def _check_sources(cls, sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+        by_name: dict[str, SourceConfig] = {}
+        for source in sources:
+            if source.name in by_name:
+                raise ValueError(f'two connections have the name "{source.name}"')
+            if source.name == INBOX and source.type != "upload":
+                raise ValueError(f'the name "{INBOX}" belongs to an upload connection')
+            by_name[source.name] = source
+        return sources if INBOX in by_name else (*sources, UploadConfig(name=INBOX, type="upload"))
+
+    @field_validator("pools")
+    @classmethod
+    def _check_pools(cls, pools: Mapping[str, int]) -> Mapping[str, int]:
+        for name in pools:
+            if not re.fullmatch(r"\S+", name):
+                raise ValueError(f'expected pool names without spaces, not "{name}"')
+        return {"gpu": 1, **pools}
+
+
+class Settings(Keys):
+    """A project's settings. ``path`` is kb.yaml itself, ``base`` its folder, which resolves relative paths."""
+
+    base: Path
+    path: Path
+
+    @property
+    def storage_root(self) -> Path:
+        """The storage folder, absolute. It need not exist yet."""
+        return self.resolve(self.storage.url)
+
+    @property
+    def context(self) -> SourceContext:
+        """What sources are built with."""
+        return SourceContext(base=self.base, storage=self.storage_root)
+
+    @property
+    def model_location(self) -> str:
+        """The model's folder, absolute, where ``model.name`` is one; else the name as it is."""
+        folder = self.resolve(self.model.name)
+        return str(folder) if folder.is_dir() or self.model.name.startswith((".", "/", "~")) else self.model.name
+
+    @property
+    def limits(self) -> Profile:
+        """The profile's bounds with the overrides of kb.yaml: the ones that hold."""
+        return PROFILES[self.profile].model_copy(update=self.limit_overrides.model_dump(exclude_none=True))
+
+    def resolve(self, path: str) -> Path:
+        """A path of kb.yaml as an absolute one."""
+        return Path(os.path.abspath(self.base / os.path.expanduser(path)))
+
+    def source(self, name: str) -> SourceConfig:
+        """The connection of this name. Raises KeyError."""
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise KeyError(name)
+
+    def with_limits(self, **overrides: int) -> Settings:
+        """The same settings with some of the limits replaced, by name."""
+        return self.model_copy(update={"limit_overrides": self.limit_overrides.model_copy(update=overrides)})
+
+    def with_profile(self, name: str) -> Settings:
+        """The same settings under another profile. Raises ValueError for an unknown one."""
+        if name not in PROFILES:
+            raise ValueError(f'There is no profile "{name}": expected one of {", ".join(PROFILES)}.')
+        update: dict[str, Any] = {"profile": name}
+        return self.model_copy(update=update)

@@ -1,0 +1,120 @@
+"""The source protocol: what a connection must be able to do. Two verbs: list and read.
+
+What belongs here: the contract between sources and the rest. What doesn't: anything about a particular source.
+
+A source type is a class registered under the entry-point group ``kb_pipeline.sources``; the entry point's name is the
+``type`` in kb.yaml. The class names its pydantic settings model in ``Config`` (a subclass of ``SourceConfig``) and is
+built with one instance of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, ClassVar, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kb_pipeline.statuses import Status
+
+
+class SourceError(Exception):
+    """A source as a whole can't be listed or probed. The message is for the person who runs it."""
+
+
+class ListingFailed(SourceError):
+    """A listing could not be completed: nothing may be deleted on its account."""
+
+
+class ItemVanished(Exception):
+    """The item was listed, but no longer exists."""
+
+
+class ItemUnreadable(Exception):
+    """The item exists, but its bytes can't be delivered now (permission, network, ...). Tried again in every run."""
+
+
+class ItemCorrupt(Exception):
+    """The source delivered bytes that are provably wrong (a bad checksum inside an archive, for example)."""
+
+
+class ItemEncrypted(Exception):
+    """The item needs a password that the source doesn't have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing a source lists.
+
+    ``key``      stable and unique within the connection: a path, a file id, archive + "!/" + member. Any Unicode text.
+    ``version``  changes whenever the bytes may have changed; equal versions mean equal bytes.
+    ``name``     the file name, with extension: parsers are chosen by it.
+    ``uri``      where a person finds it.
+    ``size``     bytes, where known.
+    ``modified`` time of the last change at the source (UTC), where known.
+    ``parent``   key of the item that holds this one (the archive of a member), if any.
+    ``excluded`` name of the rule that leaves it out ("include", "exclude", "hidden", "link"), or None.
+    ``problem``  an item the source already knows to be bad at listing time, with ``problem_detail``: never read.
+    """
+
+    key: str
+    version: str
+    name: str
+    uri: str
+    size: int | None = None
+    modified: datetime | None = None
+    parent: str | None = None
+    excluded: str | None = None
+    problem: Status | None = None
+    problem_detail: str = ""
+
+
+class SourceConfig(BaseModel):
+    """Settings that every connection has. Subclasses add their own; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Unique name of the connection.")
+    type: str = Field(description="Source type: a name of the entry-point group kb_pipeline.sources.")
+    shards: int = Field(default=1, ge=1, le=999, description="Partitions the connection is split into.")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """Where a source lives.
+
+    ``base`` resolves its relative paths (the folder of kb.yaml), ``storage`` is the storage root.
+    """
+
+    base: Path
+    storage: Path
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What the pipeline asks of a source. Implementations are cheap to build and open nothing before the first call."""
+
+    Config: ClassVar[type[SourceConfig]]
+
+    def __init__(self, config: SourceConfig, context: SourceContext) -> None: ...
+
+    def list(self) -> Iterator[Item]:
+        """Yield every item, in ascending order of ``key``.
+
+        Raises ListingFailed when the listing can't be completed: what was yielded before must not be believed complete.
+        """
+        ...
+
+    def read(self, item: Item) -> AbstractContextManager[BinaryIO]:
+        """Open the bytes of a listed item.
+
+        Raises ItemVanished, ItemUnreadable, ItemCorrupt or ItemEncrypted, also while reading.
+        """
+        ...
+
+    def probe(self) -> str:
+        """Reach the source without changing anything; return one line for ``kb sources check``. Raises SourceError."""
+        ...

@@ -1,0 +1,35 @@
+"""Shared fixtures, and the rule that in CI no test skips unless it is listed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_ALLOWED = Path(__file__).with_name("allowed_skips.txt")
+_skipped: dict[str, str] = {}
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember every skipped test with its reason."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        _skipped[report.nodeid] = report.longrepr[2]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, fail when a test was skipped that isn't listed."""
+    allowed = tuple(
+        line.split("#")[0].strip()
+        for line in _ALLOWED.read_text(encoding="utf-8").splitlines()
+        if line.split("#")[0].strip()
+    )
+    unexpected = {node: why for node, why in _skipped.items() if not node.startswith(allowed)}
+    if unexpected and os.environ.get("CI") == "true":
+        print("\nskipped, but not in kb_pipeline_tests/allowed_skips.txt:")
+        for node, why in sorted(unexpected.items()):
+            print(f"  {node}: {why}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

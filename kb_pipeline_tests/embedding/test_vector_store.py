@@ -1,0 +1,173 @@
+"""What is stored is found again, once, whoever else writes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kb_pipeline.embedding import Vectors, VectorStore, VectorStoreError, text_key
+
+DIMENSION = 4
+
+
+def _key(n: int) -> str:
+    return text_key(f"text {n}")
+
+
+def _vector(n: int) -> list[float]:
+    return [n, n + 0.5, -n, 1 / (n + 1)]
+
+
+def _vectors(numbers: list[int]) -> Vectors:
+    return np.array([_vector(n) for n in numbers], dtype=np.float32).reshape(-1, DIMENSION)
+
+
+def _put(store: VectorStore, numbers: list[int]) -> None:
+    store.append([_key(n) for n in numbers], _vectors(numbers))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> VectorStore:
+    return VectorStore(tmp_path / "vectors", "0" * 32, DIMENSION)
+
+
+def test_an_empty_store(store: VectorStore, tmp_path: Path) -> None:
+    assert store.has([_key(1)]) == set()
+    assert store.missing([_key(2), _key(1), _key(2)]) == [_key(2), _key(1)]
+    assert store.fetch([]).shape == (0, DIMENSION)
+    assert store.retain([]) == store.count() == 0
+    store.compact()
+    store.append([], np.empty((0, DIMENSION), np.float32))
+    assert not (tmp_path / "vectors").exists()
+    with pytest.raises(KeyError, match=_key(1)):
+        store.fetch([_key(1)])
+
+
+def test_round_trip_in_the_order_asked_for(store: VectorStore) -> None:
+    _put(store, list(range(100)))
+    _put(store, list(range(100, 150)))
+    asked = [149, 3, 3, 120, 0, 99]
+    vectors = store.fetch([_key(n) for n in asked])
+    assert vectors.dtype == np.float32
+    assert np.array_equal(vectors, _vectors(asked))
+    assert store.count() == 150
+    with pytest.raises(KeyError, match=_key(777)):
+        store.fetch([_key(1), _key(777)])
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    groups=st.lists(st.lists(st.integers(0, 30), max_size=8), max_size=4),
+    asked=st.lists(st.integers(0, 40), max_size=12),
+)
+def test_has_and_missing_split_any_request(
+    groups: list[list[int]], asked: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = VectorStore(tmp_path_factory.mktemp("s"), "1" * 32, DIMENSION)
+    for group in groups:
+        _put(store, group)
+    stored = {n for group in groups for n in group}
+    keys = [_key(n) for n in asked]
+    assert store.has(keys) == {_key(n) for n in asked if n in stored}
+    assert store.missing(keys) == list(dict.fromkeys(_key(n) for n in asked if n not in stored))
+    present = [n for n in asked if n in stored]
+    assert np.array_equal(store.fetch([_key(n) for n in present]), _vectors(present))
+
+
+def test_a_scan_has_no_hidden_limit_and_small_files_are_gathered(store: VectorStore) -> None:
+    for start in range(0, 3000, 100):
+        _put(store, list(range(start, start + 100)))
+    everything = list(range(3000))
+    assert store.missing([_key(n) for n in everything]) == []
+    assert np.array_equal(store.fetch([_key(n) for n in everything]), _vectors(everything))
+
+
+def test_a_batch_larger_than_one_scan(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kb_pipeline.embedding.vector_store._SCAN_ROWS", 64)
+    monkeypatch.setattr("kb_pipeline.embedding.vector_store._TAKE_ROWS", 7)
+    monkeypatch.setattr("kb_pipeline.embedding.vector_store._DELETE_KEYS", 9)
+    _put(store, list(range(300)))
+    asked = list(range(299, -1, -3))
+    assert np.array_equal(store.fetch([_key(n) for n in asked]), _vectors(asked))
+    assert store.retain([_key(n) for n in asked]) == 200
+    assert np.array_equal(store.fetch([_key(n) for n in asked]), _vectors(asked))
+
+
+def test_of_equal_keys_the_first_wins(store: VectorStore) -> None:
+    store.append([_key(1), _key(2), _key(1)], _vectors([1, 2, 9]))
+    store.append([_key(1)], _vectors([9]))
+    assert store.count() == 3
+    assert np.array_equal(store.fetch([_key(1)]), _vectors([1]))
+    store.compact()
+    assert np.array_equal(store.fetch([_key(1), _key(2)]), _vectors([1, 2]))
+
+
+def test_retain_removes_the_rest(store: VectorStore) -> None:
+    _put(store, list(range(20)))
+    _put(store, [3, 4])
+    assert store.retain({_key(n) for n in (3, 7, 99)}) == 19
+    assert store.has([_key(n) for n in range(20)]) == {_key(3), _key(7)}
+    store.compact()
+    assert np.array_equal(store.fetch([_key(7), _key(3)]), _vectors([7, 3]))
+    assert store.retain([_key(3), _key(7)]) == 0
+    _put(store, [0])
+    assert np.array_equal(store.fetch([_key(0)]), _vectors([0]))
+
+
+def test_models_keep_apart(tmp_path: Path) -> None:
+    one, other = VectorStore(tmp_path, "a" * 32, DIMENSION), VectorStore(tmp_path, "b" * 32, 2)
+    _put(one, [1])
+    assert other.missing([_key(1)]) == [_key(1)]
+    other.append([_key(1)], np.array([[5, 6]], np.float32))
+    assert np.array_equal(one.fetch([_key(1)]), _vectors([1]))
+
+
+def test_a_wrong_shape_or_dimension_is_refused(store: VectorStore, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        store.append([_key(1)], np.zeros((1, DIMENSION + 1), np.float32))
+    with pytest.raises(ValueError, match="shape"):
+        store.append([_key(1)], np.zeros((2, DIMENSION), np.float32))
+    _put(store, [1])
+    with pytest.raises(VectorStoreError, match="vectors of 4 numbers"):
+        VectorStore(tmp_path / "vectors", "0" * 32, 8).has([_key(1)])
+
+
+def test_the_schema_on_disk(store: VectorStore) -> None:
+    _put(store, [1])
+    table = store._open()
+    assert table.schema.names == ["key", "vector"]
+    assert table.schema.field("vector").type == pa.list_(pa.field("item", pa.float32()), DIMENSION)
+
+
+def _write(root: Path, start: int, barrier: object) -> None:
+    store = VectorStore(root, "c" * 32, DIMENSION)
+    barrier.wait(60)  # type: ignore[attr-defined]
+    for first in range(start, start + 50, 10):
+        _put(store, list(range(first, first + 10)))
+        store.compact()
+
+
+def test_two_processes_append_at_once(tmp_path: Path) -> None:
+    """Both create the table at the same moment; their keys overlap in 20 to 49."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(3)
+    writers = [context.Process(target=_write, args=(tmp_path, start, barrier)) for start in (0, 20)]
+    for writer in writers:
+        writer.start()
+    reader = VectorStore(tmp_path, "c" * 32, DIMENSION)
+    barrier.wait(60)
+    while any(writer.is_alive() for writer in writers):
+        seen = reader.has([_key(n) for n in range(70)])
+        reader.fetch(sorted(seen))
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    everything = list(range(70))
+    assert np.array_equal(reader.fetch([_key(n) for n in everything]), _vectors(everything))
+    assert reader.count() == 100

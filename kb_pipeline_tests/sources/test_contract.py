@@ -1,0 +1,175 @@
+"""What every source type promises, checked on each of them."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kb_pipeline.sources.base import Item, ItemVanished, ListingFailed, Source, SourceContext
+from kb_pipeline.sources.local_directory import LocalDirectory, LocalDirectoryConfig
+from kb_pipeline.sources.registry import build
+from kb_pipeline.sources.upload import Upload, UploadConfig
+
+CONTENT = {"b.txt": b"bee", "a-b.txt": b"dash", "a.txt": b"", "ü 100%#?.txt": b"u" * 3_000_000, "\U0001f600\n.md": b"s"}
+
+
+@dataclass
+class World:
+    """A source, and a way to set what is in it. ``young`` builds the source as if everything were just written."""
+
+    source: Source
+    fill: Callable[[dict[str, bytes]], None]
+    empty_is_failure: bool
+
+
+def _local_directory(base: Path, context: SourceContext) -> World:
+    config = LocalDirectoryConfig(name="c", type="local_directory", path="docs")
+    docs = base / "docs"
+
+    def fill(content: dict[str, bytes]) -> None:
+        docs.mkdir(exist_ok=True)
+        for old in docs.iterdir():
+            if old.name not in content:
+                old.unlink()
+        for name, data in content.items():
+            if not (docs / name).exists() or (docs / name).read_bytes() != data:
+                (docs / name).write_bytes(data)
+
+    # A clock far ahead: nothing on disk is young, as on the day after. The margin has its own tests.
+    return World(LocalDirectory(config, context, clock=lambda: 1 << 62), fill, True)
+
+
+def _local_zip(base: Path, context: SourceContext) -> World:
+    from kb_pipeline.sources.local_zip import LocalZipConfig
+
+    config = LocalZipConfig(name="c", type="local_zip", path="zips/*.zip")
+
+    def fill(content: dict[str, bytes]) -> None:
+        (base / "zips").mkdir(exist_ok=True)
+        with zipfile.ZipFile(base / "zips" / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in content.items():
+                archive.writestr(name, data)
+
+    return World(build(config, context), fill, True)
+
+
+def _upload(base: Path, context: SourceContext) -> World:
+    source = Upload(UploadConfig(name="c", type="upload"), context)
+
+    def fill(content: dict[str, bytes]) -> None:
+        for item in list(source.list()):
+            if item.key not in content:
+                source.remove(item.key)
+        for name, data in content.items():
+            (base / "in").mkdir(exist_ok=True)
+            (base / "in" / name).write_bytes(data)
+            source.add(base / "in" / name)
+
+    return World(source, fill, False)
+
+
+@pytest.fixture(params=[_local_directory, _local_zip, _upload])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    return request.param(tmp_path, SourceContext(base=tmp_path, storage=tmp_path / ".kb"))
+
+
+def _read(source: Source, item: Item) -> bytes:
+    with source.read(item) as stream:
+        return stream.read()
+
+
+def test_is_a_source(world: World) -> None:
+    assert isinstance(world.source, Source)
+
+
+def test_lists_unique_keys_in_ascending_order(world: World) -> None:
+    world.fill(CONTENT)
+    keys = [item.key for item in world.source.list()]
+    assert len(keys) == len(CONTENT)
+    assert keys == sorted(set(keys))
+
+
+def test_reads_the_bytes(world: World) -> None:
+    world.fill(CONTENT)
+    assert {item.name: _read(world.source, item) for item in world.source.list()} == CONTENT
+    assert {item.name: item.size for item in world.source.list()} == {n: len(d) for n, d in CONTENT.items()}
+
+
+def test_reads_in_small_steps_and_stops_early(world: World) -> None:
+    world.fill({"a": b"0123456789" * 200_000})
+    (item,) = world.source.list()
+    with world.source.read(item) as stream:
+        assert stream.read(3) == b"012"
+        assert stream.read(7) == b"3456789"
+    with world.source.read(item) as stream:
+        assert b"".join(iter(lambda: stream.read(77_777), b"")) == b"0123456789" * 200_000
+        assert stream.read(1) == b""
+
+
+def test_a_second_listing_without_change_is_equal(world: World) -> None:
+    world.fill(CONTENT)
+    assert list(world.source.list()) == list(world.source.list())
+
+
+def test_a_change_gives_another_version_and_leaves_the_others(world: World) -> None:
+    world.fill({"a": b"one", "b": b"two"})
+    before = {item.name: item.version for item in world.source.list()}
+    world.fill({"a": b"six", "b": b"two"})
+    after = {item.name: item.version for item in world.source.list()}
+    assert before["a"] != after["a"]
+    assert before["b"] == after["b"]
+
+
+def test_what_is_gone_is_not_listed_and_vanishes_on_reading(world: World) -> None:
+    world.fill({"a": b"one", "b": b"two"})
+    a, _ = world.source.list()
+    world.fill({"b": b"two"})
+    assert [item.name for item in world.source.list()] == ["b"]
+    if isinstance(world.source, Upload):
+        world.source.collect()
+    with pytest.raises(ItemVanished), world.source.read(a):
+        pass
+
+
+def test_keys_names_and_addresses_are_valid_text(world: World) -> None:
+    world.fill(CONTENT)
+    for item in world.source.list():
+        for text in (item.key, item.name, item.uri, item.version):
+            text.encode()
+        assert item.uri.isascii()
+
+
+def test_nothing_there_yet(world: World) -> None:
+    if world.empty_is_failure:
+        with pytest.raises(ListingFailed, match="doesn't exist"):
+            list(world.source.list())
+    else:
+        assert list(world.source.list()) == []
+
+
+def test_probe_changes_nothing(world: World, tmp_path: Path) -> None:
+    world.fill(CONTENT)
+    before = sorted(tmp_path.rglob("*"))
+    assert "\n" not in world.source.probe()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(
+        st.text(st.sampled_from("aB! -#~é."), min_size=1, max_size=4).filter(lambda n: not n.startswith(".")),
+        st.binary(max_size=20),
+        max_size=6,
+    )
+)
+def test_any_content_comes_back(world: World, content: dict[str, bytes]) -> None:
+    world.fill(content)
+    items = list(world.source.list())
+    assert [i.key for i in items] == sorted({i.key for i in items})
+    assert {item.name: _read(world.source, item) for item in items} == content
