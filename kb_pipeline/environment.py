@@ -6,7 +6,9 @@ What belongs here: paths, variables, the instance's settings. Imports Dagster on
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,9 @@ from kb_pipeline.settings.model import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
+
+if sys.platform != "win32":
+    import fcntl
 
 DAGSTER_HOME = "DAGSTER_HOME"
 
@@ -73,12 +78,23 @@ def instance(settings: Settings, say: Callable[[str], None]) -> dg.DagsterInstan
     import dagster as dg
 
     home = install(settings, say)
-    found = dg.DagsterInstance.from_config(str(home), _IN_PROCESS)
+    # Dagster makes its SQLite tables when it first opens them, and fails when two processes do so at once.
+    with _one_at_a_time(home):
+        found = dg.DagsterInstance.from_config(str(home), _IN_PROCESS)
+        limits = {pool.name: pool.limit for pool in found.event_log_storage.get_pool_limits()}
+        for pool, limit in settings.pools.items():
+            if limits.get(pool) != limit:
+                found.event_log_storage.set_concurrency_slots(pool, limit)
     # Dagster reconfigures Python's logging at the start of every run, which closes the handlers of runs beside it and can
     # deadlock with them (logging's lock against a handler's lock). Our dagster.yaml configures no Python handlers.
     found.get_yaml_python_handlers = list  # type: ignore[method-assign]
-    limits = {pool.name: pool.limit for pool in found.event_log_storage.get_pool_limits()}
-    for pool, limit in settings.pools.items():
-        if limits.get(pool) != limit:
-            found.event_log_storage.set_concurrency_slots(pool, limit)
     return found
+
+
+@contextmanager
+def _one_at_a_time(home: Path) -> Iterator[None]:
+    """Wait for other processes that set up the same instance. A killed one holds nobody up."""
+    with (home / ".setup.lock").open("ab") as lock:
+        if sys.platform != "win32":
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -26,7 +26,7 @@ from kb_pipeline.definitions import build_defs
 from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, chain_job_name
 from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, ORCHESTRATION_TAG, PROCESS_TAG, USER_TAG
 from kb_pipeline.defs.partitions import register
-from kb_pipeline.flow.errors import ErrorClass
+from kb_pipeline.flow.errors import ErrorClass, classify, innermost
 from kb_pipeline.ingestion.partitions import Partition
 from kb_pipeline.ingestion.report import stored_counts
 from kb_pipeline.ingestion.workspace import Workspace
@@ -177,8 +177,9 @@ class Orchestrator:
         register(self._instance, self._workspace)
         selection = [dg.AssetKey([partition.type, asset])]
         tags = self._tags(uuid.uuid4().hex, options)
-        result = self._execute(chain_job_name(partition.type), tags, options, partition.key, selection)
-        return None if result.success else _fault(partition.connection, result)
+        job = chain_job_name(partition.type)
+        _, fault = self._execute(partition.connection, job, tags, options, partition.key, selection)
+        return fault
 
     def release(self, options: Options) -> Report:
         """Only the last phase: sync the index and publish."""
@@ -192,7 +193,7 @@ class Orchestrator:
     def _discover(self, report: Report, options: Options, names: list[str]) -> None:
         """Phase discovery. A connection that can't be listed fails in its own run, with its own message."""
         tags = self._tags(report.orchestration_id, options) | {CONNECTIONS_TAG: ",".join(names)}
-        self._execute(INVENTORY_JOB, tags, options)
+        self._execute("discovery", INVENTORY_JOB, tags, options)
 
     def _ingest(self, name: str, orchestration: str, options: Options) -> tuple[SourceCounts, list[SourceFault]]:
         counts, faults = SourceCounts(), []
@@ -225,19 +226,20 @@ class Orchestrator:
         made: dict[str, dict[str, Any]] = {}
         for assets, lock in ((("documents", "chunks"), nullcontext()), (("embeddings",), self._embedding)):
             with lock:
-                result = self._execute(
+                result, fault = self._execute(
+                    partition.connection,
                     chain_job_name(partition.type),
                     self._tags(orchestration, options),
                     options,
                     partition.key,
                     [dg.AssetKey([partition.type, asset]) for asset in assets],
                 )
-            for event in result.get_asset_materialization_events():
+            for event in result.get_asset_materialization_events() if result is not None else ():
                 if event.asset_key is not None:
                     metadata = event.materialization.metadata
                     made[event.asset_key.path[-1]] = {key: value.value for key, value in metadata.items()}
-            if not result.success:
-                return made, _fault(partition.connection, result)
+            if fault is not None:
+                return made, fault
         return made, None
 
     def _add_last_known(self, counts: SourceCounts, partition: Partition) -> None:
@@ -253,9 +255,9 @@ class Orchestrator:
         )
 
     def _release(self, report: Report, options: Options) -> None:
-        result = self._execute(CORPUS_JOB, self._tags(report.orchestration_id, options), options)
-        if not result.success:
-            report.errors.append(_fault("release", result))
+        _, fault = self._execute("release", CORPUS_JOB, self._tags(report.orchestration_id, options), options)
+        if fault is not None:
+            report.errors.append(fault)
 
     def _tags(self, orchestration: str, options: Options) -> dict[str, str]:
         process = psutil.Process()
@@ -264,20 +266,26 @@ class Orchestrator:
 
     def _execute(
         self,
+        source: str,
         job: str,
         tags: Mapping[str, str],
         options: Options,
         partition_key: str | None = None,
         selection: Sequence[dg.AssetKey] | None = None,
-    ) -> dg.ExecuteInProcessResult:
-        return self._definitions.resolve_job_def(job).execute_in_process(
-            run_config={"loggers": {"console": {"config": {"log_level": options.log_level}}}},
-            instance=self._instance,
-            partition_key=partition_key,
-            tags=dict(tags),
-            asset_selection=selection,
-            raise_on_error=False,
-        )
+    ) -> tuple[dg.ExecuteInProcessResult | None, SourceFault | None]:
+        """Run a job to its end; the result, and what went wrong. Without a result Dagster could not even keep the run."""
+        try:
+            result = self._definitions.resolve_job_def(job).execute_in_process(
+                run_config={"loggers": {"console": {"config": {"log_level": options.log_level}}}},
+                instance=self._instance,
+                partition_key=partition_key,
+                tags=dict(tags),
+                asset_selection=selection,
+                raise_on_error=False,
+            )
+        except Exception as error:  # noqa: BLE001 - Dagster's own storage failed (a full disk): the others may yet succeed
+            return None, SourceFault(source, classify(error).value, innermost(error))
+        return result, None if result.success else _fault(source, result)
 
     def _status(self, report: Report) -> OverallStatus:
         if self._cancelled.is_set():

@@ -43,6 +43,7 @@ def workspace_of(context: click.Context) -> Workspace:
 def told(command: F) -> F:
     """Turn the errors a person can mend into one sentence and the contract's exit code; others keep their traceback."""
     from kb_pipeline.embedding.errors import ModelMismatch, ModelNotFound, UnsupportedModel
+    from kb_pipeline.flow.errors import ErrorClass, classify, innermost
     from kb_pipeline.ingestion.lease import LeaseHeld, LeaseLost
     from kb_pipeline.knowledge_base.releases import NoRelease
     from kb_pipeline.sources.base import SourceError
@@ -60,6 +61,16 @@ def told(command: F) -> F:
         except OSError as error:
             # A full disk, a folder that may not be written: the file and the reason are all a person can use.
             say(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+            raise SystemExit(1) from None
+        except Exception as error:
+            # SQLite, Arrow and Lance have words of their own for a full disk and for a writer that was stopped half-way.
+            advice = {
+                ErrorClass.RESOURCE_EXHAUSTION: "the storage can't be written, is the disk full?",
+                ErrorClass.CONFLICT: "another process is writing to the storage and doesn't finish, was it suspended?",
+            }.get(classify(error))
+            if advice is None:
+                raise
+            say(f"{advice} {innermost(error)}")
             raise SystemExit(1) from None
 
     return run  # type: ignore[return-value]

@@ -28,14 +28,14 @@ def init(context: click.Context) -> None:
     except FileExistsError:
         raise click.UsageError(f"{path} is there already: it was left as it is") from None
     (path.parent / "documents").mkdir(exist_ok=True)
-    click.echo(f"wrote {path}; put documents into {path.parent / 'documents'}, then run `kb run`")
+    click.echo(f"wrote {path}; put documents into {path.parent / 'documents'}/, then run `kb run`")
 
 
 @click.command()
 @click.pass_context
 @told
 def env(context: click.Context) -> None:
-    """Shell lines for Dagster's own commands: eval "$(kb env)"."""
+    """Print the environment of Dagster's own commands. Use it so: eval "$(kb env)"."""
     settings = settings_of(context)
     install(settings, say)
     for name, value in variables(settings).items():
@@ -48,7 +48,7 @@ def env(context: click.Context) -> None:
 @click.pass_context
 @told
 def dev(context: click.Context, host: str, port: int) -> None:
-    """The Dagster UI with its daemon: sensors and the nightly schedule run while it runs."""
+    """Start the Dagster UI and its daemon. Sensors and the nightly schedule work while it runs."""
     settings = settings_of(context)
     from kb_pipeline.cli.output import say as tell
     from kb_pipeline.defs.partitions import register

@@ -83,7 +83,7 @@ def unpin(context: click.Context) -> None:
 @click.pass_context
 @told
 def gc(context: click.Context, keep: int, as_json: bool) -> None:
-    """Drop what nothing refers to: vectors, old releases, old versions of the index, leftovers of killed runs."""
+    """Drop what nothing refers to. Vectors, old releases, old versions of the index, leftovers of killed runs."""
     from kb_pipeline.knowledge_base.gc import collect
 
     result = collect(workspace_of(context), keep)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,17 +15,22 @@ from kb_pipeline.cli.progress import display
 from kb_pipeline.environment import instance as open_instance
 from kb_pipeline.ingestion.workspace import UnknownConnection, Workspace
 
+if TYPE_CHECKING:
+    from kb_pipeline.orchestrator import Options, Orchestrator, Report
+
 _LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False)
 _COLUMNS = ["listed", "indexed", "unchanged", "quarantined", "excluded", "deleted", "chunks", "embedded", "reused"]
 
 
 @click.command()
 @click.option("--sources", metavar="TYPE:NAME,…", help="Only these connections; TYPE: may be left out.")
-@click.option("--user-id", metavar="U", help="Recorded with the runs.")
+@click.option("--user-id", metavar="U", help="Recorded with the Dagster runs, as the tag kb/user.")
 @click.option("--profile", metavar="P", help="low-memory, balanced or high-throughput instead of kb.yaml's.")
 @click.option("--max-concurrent-sources", type=click.IntRange(1), metavar="N", help="Connections at a time.")
 @click.option("--max-concurrent-files", type=click.IntRange(1), metavar="N", help="Items of a connection at a time.")
-@click.option("--log-level", type=_LEVELS, default="CRITICAL", help="Of Dagster's own messages on stderr.")
+@click.option(
+    "--log-level", type=_LEVELS, default="CRITICAL", show_default=True, help="Of Dagster's own messages on stderr."
+)
 @click.option("--strict", is_flag=True, help="Exit 1 when anything is in quarantine.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 @click.pass_context
@@ -39,7 +46,7 @@ def run(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """One whole orchestration: list, fetch what changed, parse, cut, embed, publish."""
+    """Bring the knowledge base up to date. List, fetch what changed, parse, cut, embed, publish."""
     settings = settings_of(context, _known_profile(profile))
     if max_concurrent_files is not None:
         settings = settings.with_limits(max_concurrent_files=max_concurrent_files)
@@ -50,17 +57,38 @@ def run(
     options = Options(connections, user_id, max_concurrent_sources, log_level.upper())
     with open_instance(settings, say) as instance, display() as progress:
         orchestrator = Orchestrator(settings, instance, progress)
-        previous = signal.signal(signal.SIGTERM, lambda *_: orchestrator.cancel())
-        try:
-            report = orchestrator.run(options)
-        finally:
-            signal.signal(signal.SIGTERM, previous)
+        report = _until_done_or_stopped(orchestrator, options)
     if as_json:
         show_json(report.as_dict())
     else:
         _show(report.as_dict())
     failed = report.status in ("failed", "cancelled") or bool(report.errors)
     raise SystemExit(1 if failed or (strict and report.totals.quarantined) else 0)
+
+
+def _until_done_or_stopped(orchestrator: Orchestrator, options: Options) -> Report:
+    """Run the orchestration; the first SIGTERM or SIGINT has it finish the steps that run, a second one ends it at once.
+
+    It runs beside the main thread because Dagster puts handlers of its own in place of ours whenever it runs in it. To
+    end at once is safe at any moment: nothing half-written is visible, and the next run goes on from there.
+    """
+    asked = 0
+
+    def stop(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            os._exit(1)
+        orchestrator.cancel()
+        say("stopping as soon as the running steps are done; once more to stop at once")
+
+    previous = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="kb-run") as executor:
+            return executor.submit(orchestrator.run, options).result()
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
 
 
 def _known_profile(name: str | None) -> str | None:
@@ -136,7 +164,7 @@ def materialize(context: click.Context, asset: str, partition: str | None) -> No
 @click.pass_context
 @told
 def sync(context: click.Context) -> None:
-    """Register the partitions of kb.yaml, so that Dagster's own commands know them."""
+    """Register the partitions of kb.yaml. Dagster's own commands know them afterwards."""
     workspace = workspace_of(context)
     from kb_pipeline.defs.partitions import register, wanted_keys
 
@@ -152,7 +180,7 @@ def sync(context: click.Context) -> None:
 @click.pass_context
 @told
 def retire(context: click.Context, name: str) -> None:
-    """Drop a connection that has left kb.yaml: its tables, its partitions, its rows in the index."""
+    """Drop a connection that has left kb.yaml. Its tables, its partitions and its rows in the index go."""
     workspace = workspace_of(context)
     if any(config.name == name for config in workspace.connections):
         raise click.UsageError(f"connection {name!r} is still in {workspace.settings.path}: take it out first")

@@ -18,13 +18,21 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("query")
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Hits to return.")
-@click.option("--mode", type=click.Choice(["hybrid", "vector", "text"]), default="hybrid", show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice(["hybrid", "vector", "text"]),
+    default="hybrid",
+    show_default=True,
+    help="By meaning and words, by meaning, or by words.",
+)
 @click.option("--vectors", type=click.Choice(["text"]), default="text", show_default=True, help="Which vectors to compare.")
 @click.option("--source", help="Only this source type.")
 @click.option("--connection", help="Only this connection.")
 @click.option("--path-prefix", help="Only items whose key begins so.")
 @click.option("--media-type", help="Only this media type, such as text/markdown.")
-@click.option("--release", "release_name", default="current", show_default=True, help="Another release to search in.")
+@click.option(
+    "--release", "release_name", default="current", show_default=True, help="Release to search in, such as release-3."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 @click.pass_context
 @told
@@ -45,20 +53,17 @@ def search(
     if not query.strip():
         raise click.UsageError("the query is empty")
     workspace = workspace_of(context)
-    from kb_pipeline.embedding.sentence_transformer import SentenceTransformerEmbedder
     from kb_pipeline.knowledge_base.search import Filters, Release
 
     release = Release.open(workspace.storage, release_name)
-    model = workspace.settings.model
 
     def embed_query(text: str) -> np.ndarray:
-        embedder = SentenceTransformerEmbedder(workspace.model, device=model.device, dtype=model.dtype)
-        if embedder.model_id != release.record.model_id:
+        if workspace.embedder.model_id != release.record.model_id:
             raise click.ClickException(
                 f"{release.record.name} was made with another model ({release.record.model_name}) than kb.yaml names "
-                f"({model.name}): run `kb run`, or search with --mode text"
+                f"({workspace.settings.model.name}): run `kb run`, or search with --mode text"
             )
-        return embedder.embed_query(text)
+        return workspace.embedder.embed_query(text)
 
     filters = Filters(source, connection, path_prefix, media_type)
     hits = release.search(query, embed_query, k=k, mode=cast("Mode", mode), filters=filters)

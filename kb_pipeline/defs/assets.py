@@ -6,8 +6,7 @@ What belongs here: keys, partitions, pools, metadata. What doesn't: the work, wh
 
 # No `from __future__ import annotations`: Dagster looks at the annotations of `context` as objects.
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kb_pipeline import tables
-from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, RETRY_POLICY, failure, of_run, told_to_dagster
+from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, RETRY_POLICY, combined, failure, of_run, told_to_dagster
 from kb_pipeline.defs.partitions import drop_superseded, partitions_def
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.flow.errors import classify
@@ -29,6 +28,7 @@ from kb_pipeline.knowledge_base.publish import Model
 
 GPU_POOL = "gpu"
 KNOWLEDGE_BASE = dg.AssetKey(["corpus", "knowledge_base"])
+_DATA_VERSION_TAG = "dagster/data_version"
 _PREVIEW_ROWS = 5
 _PREVIEW_CHARACTERS = 80
 
@@ -154,7 +154,7 @@ def _run_stage(
 ) -> Iterator[dg.Output[Any]]:
     """Run one stage for every partition of the run, each on its own; the IO manager publishes at the yield.
 
-    When some partitions fail, the others are published all the same, and the run fails naming those that did.
+    When some partitions fail, the others are published and recorded all the same, and the run fails naming those that did.
     """
     orchestration = of_run(context)
     pending: dict[str, Pending] = {}
@@ -169,22 +169,60 @@ def _run_stage(
                 failures[key].__cause__ = error
                 _record(context, chain, partition, (classify(error).value, str(error)))
         if failures:
-            for each in pending.values():
-                each.publish()
-            raise _combined(failures)
-        counts: Counter[str] = Counter()
-        for each in pending.values():
-            counts.update(each.staged.counts)
+            _publish_by_hand(context, pending, failures, preview_columns)
+            if asset == "embeddings":
+                _record_success(context, chain, type_, set(pending) - set(failures))
+            raise combined(list(failures.values()), _advice(f"{type_}/{asset}", failures, set(pending) - set(failures)))
+        for key, each in pending.items():
+            # Per partition: metadata of the output itself would be recorded alike for every partition of the run.
+            context.add_asset_metadata(_metadata(each, preview_columns), partition_key=key)
         fingerprints = sorted(each.staged.fingerprint for each in pending.values())
         version = fingerprints[0] if len(fingerprints) == 1 else identity.digest(fingerprints)
-        metadata: dict[str, Any] = dict(counts)
-        metadata["preview"] = dg.MetadataValue.md(_previews(pending, preview_columns))
         # The publication happens while this generator is suspended: the leases are still held then.
-        with told_to_dagster(f"{type_}/{asset}"):
-            yield dg.Output(pending, data_version=dg.DataVersion(version), metadata=metadata)
+        yield dg.Output(pending, data_version=dg.DataVersion(version))
         if asset == "embeddings":
-            for key in pending:
-                _record(context, chain, parse_key(type_, key), None)
+            _record_success(context, chain, type_, pending)
+
+
+def _publish_by_hand(
+    context: dg.AssetExecutionContext,
+    pending: Mapping[str, Pending],
+    failures: dict[str, dg.Failure],
+    preview_columns: Sequence[str],
+) -> None:
+    """Publish what is ready in a run that must fail: an output would be recorded for the failed partitions as well."""
+    for key, each in pending.items():
+        metadata = _metadata(each, preview_columns)
+        try:
+            each.publish()
+        except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
+            failures[key] = failure(f"{context.asset_key.to_user_string()} of {key}", error)
+            failures[key].__cause__ = error
+            continue
+        tags = {_DATA_VERSION_TAG: each.staged.fingerprint}
+        context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata, tags=tags))
+
+
+def _metadata(pending: Pending, preview_columns: Sequence[str]) -> dict[str, Any]:
+    """Numbers and a preview: of what is about to be published, or of what stands."""
+    staged = pending.staged
+    text = preview(staged.aside or staged.target, preview_columns)
+    return {**staged.counts, "preview": dg.MetadataValue.md(text)}
+
+
+def _advice(what: str, failed: Iterable[str], published: Set[str]) -> str:
+    """How to go on with the partitions that are right: Dagster runs nothing after a step that failed."""
+    if not published:
+        return ""
+    return (
+        f"Published all the same: {', '.join(sorted(published))}; to go on with what comes after {what}, launch these "
+        f"without {', '.join(sorted(failed))}"
+    )
+
+
+def _record_success(context: dg.AssetExecutionContext, chain: Chain, type_: str, keys: Iterable[str]) -> None:
+    for key in keys:
+        _record(context, chain, parse_key(type_, key), None)
 
 
 def _record(context: dg.AssetExecutionContext, chain: Chain, partition: Partition, error: tuple[str, str] | None) -> None:
@@ -192,14 +230,6 @@ def _record(context: dg.AssetExecutionContext, chain: Chain, partition: Partitio
         chain.workspace.state.record(partition.type, partition.connection, error)
     except OSError as trouble:
         context.log.error(f"the outcome of {partition.connection} could not be recorded: {trouble}")
-
-
-def _combined(failures: dict[str, dg.Failure]) -> dg.Failure:
-    if len(failures) == 1:
-        return next(iter(failures.values()))
-    sentences = "; ".join(str(each.description) for each in failures.values())
-    first = next(iter(failures.values()))
-    return dg.Failure(sentences, metadata=first.metadata, allow_retries=all(f.allow_retries for f in failures.values()))
 
 
 def knowledge_base_asset(types: Sequence[str]) -> dg.AssetsDefinition:
@@ -248,12 +278,6 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
     return dg.TableSchema(
         columns=[dg.TableColumn(name, type=kind, description=text) for name, kind, text in tables.describe(schema)]
     )
-
-
-def _previews(pending: dict[str, Pending], columns: Sequence[str]) -> str:
-    """A preview of the first partition of the run: of what is about to be published, or of what stands."""
-    staged = pending[min(pending)].staged
-    return preview(staged.aside or staged.target, columns)
 
 
 def preview(path: Path, columns: Sequence[str]) -> str:

@@ -16,6 +16,8 @@ from kb_pipeline.ingestion.partitions import Partition, parse_key
 from kb_pipeline.ingestion.storage import Storage
 from kb_pipeline.knowledge_base.verify import verify
 
+_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
 Check = Callable[[Storage, Partition], Finding]
 
 
@@ -38,22 +40,31 @@ def _partition_check(type_: str, asset: str, check: Check) -> dg.AssetChecksDefi
     def run(context: dg.AssetCheckExecutionContext, chain: dg.ResourceParam[Chain]) -> dg.AssetCheckResult:
         storage = chain.workspace.storage
         with told_to_dagster(f"{check.__name__} of {type_}/{asset}"):
-            findings = [check(storage, parse_key(type_, key)) for key in _keys(context, type_)]
+            findings = [
+                check(storage, partition) if _made(storage, partition) else _never_made(partition)
+                for partition in _partitions(context, type_)
+            ]
         return _result(findings)
 
     return run
 
 
-def _keys(context: dg.AssetCheckExecutionContext, type_: str) -> Sequence[str]:
-    """Partition keys of the run, one or a range of them."""
+def _partitions(context: dg.AssetCheckExecutionContext, type_: str) -> list[Partition]:
+    """Partitions of the run: one, or a range of them. Dagster itself refuses to record the check of a run without any."""
     if context.has_partition_key:
-        return [str(context.partition_key)]
-    keys: list[str] = list(context.instance.get_dynamic_partitions(f"kb_{type_}"))
+        return [parse_key(type_, str(context.partition_key))]
     tags = context.run.tags
-    first, last = tags.get("dagster/asset_partition_range_start"), tags.get("dagster/asset_partition_range_end")
-    if first is None or last is None:
-        return keys
-    return keys[keys.index(first) : keys.index(last) + 1]
+    keys = list(context.instance.get_dynamic_partitions(f"kb_{type_}"))
+    first, last = keys.index(tags[_RANGE_START]), keys.index(tags[_RANGE_END])
+    return [parse_key(type_, key) for key in keys[first : last + 1]]
+
+
+def _made(storage: Storage, partition: Partition) -> bool:
+    return storage.table_path("documents", partition).exists()
+
+
+def _never_made(partition: Partition) -> Finding:
+    return Finding(False, f"{partition.key}: its documents were never materialized", (partition.key,))
 
 
 def _result(findings: Sequence[Finding]) -> dg.AssetCheckResult:

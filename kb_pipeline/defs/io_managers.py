@@ -5,15 +5,16 @@ Handles ranges: a run may hold several partition keys whatever the backfill poli
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kb_pipeline.defs.orchestration import combined, failure
 from kb_pipeline.ingestion.chain import Pending
 from kb_pipeline.ingestion.partitions import parse_key
 from kb_pipeline.ingestion.storage import Storage
@@ -31,12 +32,19 @@ class PartitionTables(dg.IOManager):
         self._storage = storage
 
     def handle_output(self, context: dg.OutputContext, obj: Mapping[str, Pending]) -> None:
-        """Publish each partition. Raises LeaseLost when its writer was overtaken."""
+        """Publish each partition, whatever becomes of the others. Raises Failure naming those that could not be."""
         expected = set(context.asset_partition_keys)
         if set(obj) != expected:
             raise ValueError(f"the run is about {sorted(expected)}, but the asset made {sorted(obj)}")
+        failures = []
         for key in sorted(obj):
-            obj[key].publish()
+            try:
+                obj[key].publish()
+            except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
+                failures.append(failure(f"{context.asset_key.to_user_string()} of {key}", error))
+                failures[-1].__cause__ = error
+        if failures:
+            raise combined(failures)
 
     def load_input(self, context: dg.InputContext) -> Any:
         """The published tables of the partitions asked for."""
@@ -53,7 +61,9 @@ class PartitionTables(dg.IOManager):
 
 
 def _as(wanted: object, paths: Mapping[str, Path]) -> Any:
-    if wanted not in (pa.Table, pd.DataFrame):
+    # Who asks for a data frame has imported pandas; importing it here would make every start of a run slower.
+    frame = getattr(sys.modules.get("pandas"), "DataFrame", None)
+    if wanted is not pa.Table and (frame is None or wanted is not frame):
         return dict(paths)
     table = pa.concat_tables([pq.read_table(path) for _, path in sorted(paths.items())])
     return table if wanted is pa.Table else table.to_pandas()

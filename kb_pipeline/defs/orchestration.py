@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
@@ -60,3 +60,18 @@ def failure(what: str, error: Exception) -> dg.Failure:
         metadata={"error_class": kind.value, "message": sentence},
         allow_retries=kind in _RETRIED,
     )
+
+
+def combined(failures: Sequence[dg.Failure], advice: str = "") -> dg.Failure:
+    """One failure for several partitions. Retried only where every one of them may be."""
+    first = failures[0]
+    if len(failures) == 1 and not advice:
+        return first
+    sentences = ". ".join(part for part in ("; ".join(str(each.description) for each in failures), advice) if part)
+    result = dg.Failure(
+        description=sentences,
+        metadata={**first.metadata, "message": sentences},
+        allow_retries=all(each.allow_retries for each in failures),
+    )
+    result.__cause__ = first.__cause__
+    return result

@@ -9,6 +9,7 @@ partitions that are missing or failing don't hold it up.
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 import dagster as dg
@@ -18,17 +19,24 @@ from kb_pipeline.defs.partitions import partitions_def, unregistered_keys
 from kb_pipeline.ingestion import identity
 from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.ingestion.listing import ListingDigest
+from kb_pipeline.ingestion.storage import Table
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import snapshot
-from kb_pipeline.sources.base import SourceConfig, SourceError
+from kb_pipeline.sources.base import Item, SourceConfig
 
 TICK_SECONDS = 20.0
 """A tick's budget; Dagster itself gives up after 60."""
+DEADLINE_ITEMS = 256
+"""Items between two looks at the clock."""
 RETRY_SECONDS = 600.0
 """A change whose run failed is asked for again after this long."""
 MAX_REQUESTS = 25
 """Runs one tick may ask for; more would flood the queue, and the next tick is seconds away."""
+CORPUS_INTERVAL = 3
+"""Seconds between two looks at the partition tables. Dagster's loop comes by every 5: with 5, it would often be early and
+leave the sensor to its next round."""
 _UNDER_WAY = "listing:"
+_CORPUS_TAG = "kb/corpus"
 _IN_PROGRESS = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -58,6 +66,7 @@ class _Cursor:
 
 def discovery(type_: str, workspace: Workspace) -> dg.SensorDefinition:
     """Notices changes at the connections of one type and asks for runs of their partitions."""
+    under_way: dict[str, _UnderWay] = {}
 
     @dg.sensor(
         name=f"{type_}_discovery",
@@ -76,13 +85,15 @@ def discovery(type_: str, workspace: Workspace) -> dg.SensorDefinition:
             if time.monotonic() > deadline or len(requests) >= MAX_REQUESTS:
                 break
             try:
-                digest = _digest(workspace, config, cursor, deadline)
-            except (SourceError, OSError) as error:
+                digest = _digest(workspace, config, cursor, deadline, under_way)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one connection must not stop the others
                 notes.append(f"{config.name}: {error}")
+                context.log.warning(notes[-1])
                 cursor.connection, cursor.after, cursor.partial = config.name, None, "0"
                 continue
             if digest is None:
-                break  # out of time inside a listing: the cursor knows where
+                notes.append(f"{config.name}: still being listed, up to {cursor.after}")
+                break
             cursor.connection, cursor.after, cursor.partial = config.name, None, "0"
             requests.extend(_requests(context.instance, workspace, config, digest, cursor))
         reason = "; ".join(notes) or "nothing changed"
@@ -109,16 +120,33 @@ def _in_turn(workspace: Workspace, type_: str, last: str | None) -> Iterator[Sou
     yield from configs[:start]
 
 
-def _digest(workspace: Workspace, config: SourceConfig, cursor: _Cursor, deadline: float) -> str | None:
+@dataclass(slots=True)
+class _UnderWay:
+    """A listing that a tick had to leave: the iterator itself, so that the next tick doesn't list from the start."""
+
+    after: str
+    items: Iterator[Item]
+
+
+def _digest(
+    workspace: Workspace, config: SourceConfig, cursor: _Cursor, deadline: float, under_way: dict[str, _UnderWay]
+) -> str | None:
     """Digest of a connection's listing; None when time ran out, with the place noted in the cursor."""
     resumed = cursor.after if cursor.connection == _UNDER_WAY + config.name else None
+    kept = under_way.pop(config.name, None)
+    if kept is None or kept.after != resumed:
+        # From the start; after a restart of this process, what the cursor covers is skipped.
+        kept = _UnderWay("", iter(workspace.source(config.name).list()))
+    items = kept.items
     digest = ListingDigest(cursor.partial if resumed is not None else "0")
-    for count, item in enumerate(workspace.source(config.name).list()):
-        if resumed is not None and item.key <= resumed:
-            continue
-        digest.add(item)
-        if count % 256 == 0 and time.monotonic() > deadline:
-            cursor.connection, cursor.after, cursor.partial = _UNDER_WAY + config.name, item.key, digest.value()
+    after = resumed
+    for count, item in enumerate(items, start=1):
+        if after is None or item.key > after:
+            digest.add(item)
+            after = item.key
+        if count % DEADLINE_ITEMS == 0 and time.monotonic() > deadline:
+            cursor.connection, cursor.after, cursor.partial = _UNDER_WAY + config.name, after, digest.value()
+            under_way[config.name] = _UnderWay(after, items)
             return None
     return digest.value()
 
@@ -166,33 +194,57 @@ def corpus_trigger(chain: Chain) -> dg.SensorDefinition:
     @dg.sensor(
         name="corpus_trigger",
         job_name=CORPUS_JOB,
-        minimum_interval_seconds=workspace.settings.sensors.interval_seconds,
+        minimum_interval_seconds=CORPUS_INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Publishes a release after partitions changed and came to rest.",
     )
     def trigger(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        fingerprint = _corpus_fingerprint(chain)
+        fingerprint, changed_at = _corpus(chain)
         seen: dict[str, str | float] = json.loads(context.cursor) if context.cursor else {}
         now = time.time()
         if fingerprint == seen.get("released"):
-            return dg.SkipReason("no partition changed")
+            if "asked" not in seen or now - float(seen["asked"]) < RETRY_SECONDS:
+                return dg.SkipReason("no partition changed")
+            del seen["asked"]
+            if not _failed(context.instance, fingerprint):
+                return dg.SensorResult(skip_reason=dg.SkipReason("no partition changed"), cursor=json.dumps(seen))
+            del seen["released"]  # the release that was asked for didn't come about
+            seen |= {"pending": fingerprint, "since": 0.0}
+        if changed_at is None and "released" not in seen:
+            return dg.SkipReason("no partition is complete yet")
         if fingerprint != seen.get("pending"):
-            seen |= {"pending": fingerprint, "since": now}
+            seen |= {"pending": fingerprint, "since": now if changed_at is None else min(now, changed_at)}
         quiet = now - float(seen["since"])
         if quiet < workspace.settings.sensors.debounce_seconds:
             return dg.SensorResult(skip_reason=dg.SkipReason("partitions are still changing"), cursor=json.dumps(seen))
         if context.instance.get_runs(dg.RunsFilter(job_name=CORPUS_JOB, statuses=_IN_PROGRESS), limit=1):
             return dg.SensorResult(skip_reason=dg.SkipReason("a release is under way"), cursor=json.dumps(seen))
-        request = dg.RunRequest(run_key=f"{fingerprint}:{int(now)}", tags={"kb/trigger": "corpus"})
-        return dg.SensorResult(run_requests=[request], cursor=json.dumps({"released": fingerprint}))
+        request = dg.RunRequest(run_key=f"{fingerprint}:{int(now)}", tags={"kb/trigger": "corpus", _CORPUS_TAG: fingerprint})
+        return dg.SensorResult(run_requests=[request], cursor=json.dumps({"released": fingerprint, "asked": now}))
 
     return trigger
 
 
-def _corpus_fingerprint(chain: Chain) -> str:
-    """Changes whenever any consistent partition's documents or embeddings change. Reads footers only."""
-    storage = chain.workspace.storage
-    states = [snapshot.state(storage, partition) for partition in storage.partitions("embeddings")]
-    return identity.digest(
-        sorted(state.fingerprint for state in states if state is not None), sorted(chain.workspace.state.retired())
-    )
+def _failed(instance: dg.DagsterInstance, fingerprint: str) -> bool:
+    """Whether the last release asked for with this digest failed; one that a person cancelled didn't."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=CORPUS_JOB, tags={_CORPUS_TAG: fingerprint}), limit=1)
+    return bool(runs) and runs[0].status == dg.DagsterRunStatus.FAILURE
+
+
+def _corpus(chain: Chain) -> tuple[str, float | None]:
+    """A digest of what every partition would bring into a release, and when the last of it came. Reads footers only.
+
+    The fingerprint of the embeddings covers chunks and documents. A chain under way replaces them last, so that the
+    digest changes once, when the partition is complete. Seconds since the epoch; None while there is no partition.
+    """
+    storage, found, newest = chain.workspace.storage, [], None
+    for partition in storage.partitions("embeddings"):
+        path = storage.table_path("embeddings", partition)
+        table = Table.open(path)
+        if table is None:
+            continue  # retired since it was listed
+        with table:
+            found.append((partition.type, partition.key, table.fingerprint))
+        with suppress(FileNotFoundError):
+            newest = max(newest or 0.0, path.stat().st_mtime)
+    return identity.digest(sorted(found), sorted(chain.workspace.state.retired())), newest

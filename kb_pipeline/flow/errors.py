@@ -26,6 +26,8 @@ class ErrorClass(StrEnum):
 
 
 _EXHAUSTED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+# A full disk, as SQLite tells it: of its tables, of the files it makes beside them.
+_SQLITE_EXHAUSTED = ("disk is full", "disk I/O error", "unable to open database file")
 _CONFLICTS = frozenset({"LeaseHeld", "LeaseLost"})
 _SOURCES = frozenset({"ListingFailed", "SourceError", "ItemVanished", "ItemUnreadable"})
 _CORRUPT = frozenset({"ArrowInvalid", "ItemCorrupt", "ParseError", "EmbeddingError"})
@@ -46,14 +48,23 @@ def classify(error: BaseException) -> ErrorClass:
     return ErrorClass.SOURCE if ErrorClass.SOURCE in found else ErrorClass.INTERNAL
 
 
+def innermost(error: BaseException) -> str:
+    """One line about an exception that nobody worded for people: what lies at its bottom, and what it surfaced as."""
+    bottom = error
+    while bottom.__cause__ is not None:
+        bottom = bottom.__cause__
+    lines = str(bottom).strip().splitlines() or [type(bottom).__name__]
+    return f"{lines[0]} ({type(error).__module__.partition('.')[0]}: {type(error).__name__})"
+
+
 def _classify_one(error: BaseException) -> ErrorClass:
     names = {kind.__name__ for kind in type(error).__mro__}
     code = getattr(error, "errno", None)
     if isinstance(error, MemoryError) or code in _EXHAUSTED or "OutOfMemoryError" in names:
         return ErrorClass.RESOURCE_EXHAUSTION
-    if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+    if isinstance(error, sqlite3.OperationalError) and any(words in str(error) for words in _SQLITE_EXHAUSTED):
         return ErrorClass.RESOURCE_EXHAUSTION
-    if names & _CONFLICTS:
+    if names & _CONFLICTS or (isinstance(error, sqlite3.OperationalError) and "locked" in str(error)):
         return ErrorClass.CONFLICT
     if isinstance(error, PermissionError):
         return ErrorClass.PERMISSION

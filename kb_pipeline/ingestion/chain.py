@@ -16,7 +16,7 @@ from kb_pipeline.ingestion.lease import Lease
 from kb_pipeline.ingestion.partitions import Partition
 from kb_pipeline.ingestion.storage import Staged
 from kb_pipeline.ingestion.workspace import Workspace
-from kb_pipeline.knowledge_base import publish
+from kb_pipeline.knowledge_base import publish, snapshot
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
 from kb_pipeline.monitoring.progress import Progress, Silent
 from kb_pipeline.parsing.isolation import IsolatedParser
@@ -143,9 +143,11 @@ class Chain:
             self.progress.update("release", "release", done, total)
 
         with self.workspace.leases.acquire("corpus/knowledge_base", orchestration.purpose, wait=self.lease_wait) as lease:
-            retired = self.workspace.state.retired()
-            result = publish.publish(storage, lease, self.layouts(), retired, model, report)
-            if not result.faults and result.pinned is None:
+            retired = self.workspace.state.retired() - {config.name for config in self.workspace.connections}
+            result = snapshot.settled(
+                lambda: publish.publish(storage, lease, self.layouts(), retired, model, report),
+            )
+            if not result.faults:
                 for partition in result.superseded:
                     for asset in ("embeddings", "chunks", "documents"):
                         storage.table_path(asset, partition).unlink(missing_ok=True)

@@ -139,16 +139,14 @@ def update(
 def _siblings(storage: Storage, partition: Partition) -> list[Table]:
     """Tables of the same connection under another number of shards: what they hold need not be read again.
 
-    With leftovers of several layouts it isn't clear which is newer: then none is used, and everything is read.
+    With several such layouts, a whole one goes before one whose runs never finished, and the newest before older ones.
     """
-    others = [
-        each
-        for each in storage.partitions("documents", partition.type)
-        if each.connection == partition.connection and each.shards != partition.shards
-    ]
-    if len({each.shards for each in others}) != 1:
+    layouts = storage.layouts("documents", partition.type, partition.connection)
+    layouts.pop(partition.shards, None)
+    if not layouts:
         return []
-    opened = [Table.open(storage.table_path("documents", each)) for each in others]
+    shards = max(layouts, key=lambda n: (len(layouts[n]) == n, storage.written("documents", layouts[n])))
+    opened = [Table.open(storage.table_path("documents", each)) for each in layouts[shards]]
     return [table for table in opened if table is not None]
 
 
@@ -177,8 +175,10 @@ def _stands(step: Step, processors: Processors, limits: Limits) -> bool:
         return False
     status, rule, _ = _set_aside_status(step, limits)
     item = step.item
-    return (row.status, row.rule, row.version, row.uri, row.size, row.modified, row.processor, row.document_hash) == (
-        (status, rule, item.version, item.uri, item.size, item.modified, processors.of(status), None)
+    facts = (row.name, row.uri, row.size, row.modified, row.parent, row.version)
+    outcome = (row.status, row.rule, row.processor, row.document_hash)
+    return facts == (item.name, item.uri, item.size, item.modified, item.parent, item.version) and outcome == (
+        (status, rule, processors.of(status), None)
     )
 
 
@@ -323,6 +323,7 @@ def _row(
         "key": item.key,
         "document_id": identity.document_id(partition.type, partition.connection, item.key),
         **_item_columns(item),
+        "content_version": None,
         "status": status.value,
         "rule": rule,
         "detail": detail,
@@ -361,7 +362,8 @@ def _emit(writer: TableWriter, row: dict[str, Any], draft: _Draft) -> None:
     draft.fingerprints.append(_fingerprint(row))
 
 
-_FINGERPRINTED = ["key", "version", "status", "rule", "stale", "document_hash", "detail"]
+_FINGERPRINTED = tables.MANIFEST.names
+"""All of it, for releases keep manifests by their fingerprint; the rest of a row is covered by ``document_hash``."""
 
 
 def _fingerprint(row: Mapping[str, Any]) -> str:

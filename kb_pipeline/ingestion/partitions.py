@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-_KEY = re.compile(r"^(?P<connection>[a-z0-9][a-z0-9_-]{0,62})(?:\.(?P<shard>\d{3})-of-(?P<shards>\d{3}))?$")
+_KEY = re.compile(r"(?P<connection>[a-z0-9][a-z0-9_-]{0,62})(?:\.(?P<shard>\d{3})-of-(?P<shards>\d{3}))?")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,10 +32,12 @@ class Partition:
 
 def parse_key(type_: str, key: str) -> Partition:
     """The partition with this key. Raises ValueError when it isn't one."""
-    match = _KEY.match(key)
-    if match is None:
-        raise ValueError(f"{key!r} is not a partition key; expected CONNECTION or CONNECTION.003-of-008")
-    return Partition(type_, match["connection"], int(match["shard"] or 1), int(match["shards"] or 1))
+    match = _KEY.fullmatch(key)
+    if match is not None:
+        found = Partition(type_, match["connection"], int(match["shard"] or 1), int(match["shards"] or 1))
+        if found.key == key and 1 <= found.shard <= found.shards:
+            return found
+    raise ValueError(f"{key!r} is not a partition key; expected CONNECTION or CONNECTION.003-of-008")
 
 
 def layout(type_: str, connection: str, shards: int) -> tuple[Partition, ...]:

@@ -110,8 +110,9 @@ def _action(
         return Action.FETCH
     if previous.status is Status.EXCLUDED and previous.rule != NO_PARSER:
         return Action.FETCH  # a rule of the settings left it out and no longer does
-    same = (item.name, item.uri, item.size, item.modified, item.parent) == (
-        previous.name,
+    if item.name != previous.name:
+        return Action.FETCH  # the parser is chosen by the name
+    same = (item.uri, item.size, item.modified, item.parent) == (
         previous.uri,
         previous.size,
         previous.modified,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,22 @@ class Storage:
                 with suppress(ValueError):  # a stranger's file in our folder is not a partition
                     found.append(parse_key(folder.parent.name, path.stem))
         return sorted(found)
+
+    def layouts(self, asset: str, type_: str, connection: str) -> dict[int, list[Partition]]:
+        """Number of shards -> the partitions that have a table of this asset. More than one after a change of shards."""
+        found: dict[int, list[Partition]] = {}
+        for each in self.partitions(asset, type_):
+            if each.connection == connection:
+                found.setdefault(each.shards, []).append(each)
+        return found
+
+    def written(self, asset: str, partitions: Iterable[Partition]) -> int:
+        """When the latest of some partitions' tables was published, as nanoseconds; 0 when there is none."""
+        latest = 0
+        for each in partitions:
+            with suppress(FileNotFoundError):
+                latest = max(latest, self.table_path(asset, each).stat().st_mtime_ns)
+        return latest
 
     @contextmanager
     def stage(self, target: Path, schema: pa.Schema) -> Iterator[TableWriter]:

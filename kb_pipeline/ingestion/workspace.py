@@ -8,7 +8,9 @@ from functools import cached_property
 
 from kb_pipeline.chunking.chunker import ChunkerSettings
 from kb_pipeline.chunking.tokenizer import Tokenizer
+from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.embedding.model_files import ModelFiles, resolve
+from kb_pipeline.embedding.sentence_transformer import SentenceTransformerEmbedder
 from kb_pipeline.ingestion.documents import Limits
 from kb_pipeline.ingestion.lease import LeaseStore
 from kb_pipeline.ingestion.partitions import Partition, layout
@@ -16,7 +18,10 @@ from kb_pipeline.ingestion.state import State
 from kb_pipeline.ingestion.storage import Storage
 from kb_pipeline.settings.model import Settings
 from kb_pipeline.sources.base import Source, SourceConfig
+from kb_pipeline.sources.guard import guarded
 from kb_pipeline.sources.registry import build
+
+_NUMERIC_CLASSES = {"auto": "auto", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 class UnknownConnection(KeyError):
@@ -52,6 +57,14 @@ class Workspace:
         """The embedding model's files; not loaded."""
         model = self.settings.model
         return resolve(self.settings.model_location, base=self.settings.base, revision=model.revision, sha256=model.sha256)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The embedding model. Cheap to ask for: its weights load at the first text."""
+        model, budget = self.settings.model, self.settings.limits.batch_tokens
+        return SentenceTransformerEmbedder(
+            self.model, device=model.device, dtype=_NUMERIC_CLASSES[model.dtype], batch_tokens=budget
+        )
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -92,7 +105,8 @@ class Workspace:
 
     def source(self, name: str) -> Source:
         """The source of a connection."""
-        return build(self.connection(name), self.settings.context)
+        config, context = self.connection(name), self.settings.context
+        return guarded(build(config, context), config, context)
 
     def partitions(self, connection: str) -> tuple[Partition, ...]:
         """The partitions of a connection by kb.yaml."""

@@ -17,6 +17,11 @@ from kb_pipeline.knowledge_base.index import TABLE, connect, table_names
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.sources.upload import Upload
 
+LEASE_WAIT = 60.0
+"""Seconds to wait for whoever is writing."""
+MARGIN = timedelta(seconds=10)
+"""Versions that are older than the oldest kept release by less than this wait for the next collection."""
+_NEVER = timedelta(days=36_500)
 _STAGED = re.compile(r"-(\d+)-[0-9a-f]{12}\.parquet$")
 
 
@@ -35,7 +40,7 @@ def collect(workspace: Workspace, keep: int) -> Collected:
     """Keep the last ``keep`` releases (and the current and pinned ones); drop what is left over. Raises LeaseHeld."""
     result = Collected()
     storage = workspace.storage
-    with workspace.leases.acquire("corpus/knowledge_base", "garbage collection", wait=60.0):
+    with workspace.leases.acquire("corpus/knowledge_base", "garbage collection", wait=LEASE_WAIT):
         _collect_releases(storage, keep, result)
     result.vectors = _collect_vectors(workspace)
     result.staged_files = _collect_staged(storage)
@@ -68,11 +73,12 @@ def _collect_releases(storage: Storage, keep: int, result: Collected) -> None:
     tags = table.tags.list()
     for name in set(tags) - {record.name for record in remaining} - {"current"}:
         table.tags.delete(name)  # left by a crash between the tag and its record
+    table.optimize(cleanup_older_than=_NEVER)  # compacts first, which may take long, and then the next call is quick
     oldest = min(each["version"] for each in table.tags.list().values())
     made = next(each["timestamp"] for each in table.list_versions() if each["version"] == oldest)
     # Lance refuses to drop tagged versions, so the cutoff lies before the oldest of them.
-    age = datetime.now(UTC) - made.astimezone(UTC) + timedelta(seconds=1)
-    table.cleanup_old_versions(older_than=age)
+    age = datetime.now(UTC) - made.astimezone(UTC) + MARGIN
+    table.optimize(cleanup_older_than=age)
 
 
 def _collect_vectors(workspace: Workspace) -> int:
@@ -85,7 +91,7 @@ def _collect_vectors(workspace: Workspace) -> int:
         wanted: set[str] = set()
         for partition in partitions:
             name = f"{partition.type}/embeddings/{partition.key}"
-            leases.enter_context(workspace.leases.acquire(name, "garbage collection", wait=60.0))
+            leases.enter_context(workspace.leases.acquire(name, "garbage collection", wait=LEASE_WAIT))
             for asset in ("chunks", "embeddings"):
                 table = Table.open(storage.table_path(asset, partition))
                 if table is not None:

@@ -98,11 +98,13 @@ class Index:
                 found[chunk] = ("twice", partition) if chunk in found else (mark, partition)
         return found
 
-    def connections(self) -> set[str]:
-        """Connections that have rows in the head."""
-        found = set()
-        for batch in self.table.search().select(["connection"]).to_batches(16_384):
-            found.update(pc.unique(batch["connection"]).to_pylist())
+    def served(self) -> dict[str, set[str]]:
+        """Connection -> keys of the partitions that have rows in the head."""
+        found: dict[str, set[str]] = {}
+        for batch in self.table.search().select(["connection", "partition"]).to_batches(16_384):
+            pairs = pa.Table.from_batches([batch]).group_by(["connection", "partition"]).aggregate([]).to_pylist()
+            for pair in pairs:
+                found.setdefault(pair["connection"], set()).add(pair["partition"])
         return found
 
     def compare(self, expected: ConnectionState) -> Difference:
@@ -117,10 +119,12 @@ class Index:
         """Bring a connection's rows in step; returns what had to be changed. One commit, unless very much changed."""
         difference = Difference(expected.connection)
         have = self.marks(expected.connection)
-        doubled = [chunk for chunk, (mark, _) in have.items() if mark == "twice"]
+        kept = {partition.key for partition in expected.kept}  # their rows couldn't be put back
+        doubled = [chunk for chunk, (mark, partition) in have.items() if mark == "twice" and partition not in kept]
         if doubled:
             self._delete(doubled)
-            have = {chunk: value for chunk, value in have.items() if value[0] != "twice"}
+            for chunk in doubled:
+                del have[chunk]
         pending: list[pa.RecordBatch] = []
         count = 0
         for batch in self._changed(expected, have, difference):

@@ -67,7 +67,7 @@ def publish(
     """
     releases = Releases(storage)
     result = Publication(release=releases.current(), pinned=releases.pinned())
-    states = [snapshot.connection_state(storage, each.type, each.name, each.partitions, model.id) for each in layouts]
+    states = connection_states(storage, layouts, model)
     if result.release is not None and result.release.model_id != model.id:
         result.waiting = _not_ready(storage, states)
         if result.waiting:
@@ -83,7 +83,7 @@ def publish(
         result.changed_rows += len(difference.missing) + len(difference.wrong)
         result.removed_rows += len(difference.surplus)
         result.superseded.extend(state.superseded)
-    for connection in retired:
+    for connection in sorted(index.served().keys() - {state.connection for state in states}):
         result.removed_rows += index.remove(connection)
     if result.changed_rows or result.removed_rows or not releases.all():
         index.refresh_indices()
@@ -105,15 +105,24 @@ def publish(
     return result
 
 
+def connection_states(storage: Storage, layouts: Sequence[ConnectionLayout], model: Model) -> list[ConnectionState]:
+    """What speaks for each connection, beside the rows that are in the head now."""
+    index = Index.existing(storage, model.dimension)
+    served = index.served() if index is not None else {}
+    return [
+        snapshot.connection_state(storage, each.type, each.name, each.partitions, model.id, served.get(each.name, ()))
+        for each in layouts
+    ]
+
+
 def _not_ready(storage: Storage, states: Sequence[ConnectionState]) -> list[str]:
-    """Partitions that have tables, but not under the model a release is to be made with."""
-    waiting = []
-    for state in states:
-        ready = {each.partition for each in state.ready}
-        for partition in storage.partitions("embeddings", state.type):
-            if partition.connection == state.connection and partition not in {*ready, *state.superseded}:
-                waiting.append(f"{partition.type}/{partition.key}")
-    return waiting
+    """Partitions that have vectors, but not of the model a release is to be made with."""
+    return [
+        f"{partition.type}/{partition.key}"
+        for state in states
+        for partition in state.kept
+        if storage.table_path("embeddings", partition).exists()
+    ]
 
 
 def _contents(

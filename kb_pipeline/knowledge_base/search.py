@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Mode = Literal["hybrid", "vector", "text"]
 RRF_K = 60
 CANDIDATES = 100
-"""Rows taken from each list before they are fused; at least as many as hits asked for."""
+"""Rows taken from each list before they are fused or cut: a list cut by the database ends among equals at random."""
 
 
 class SearchError(Exception):
@@ -126,11 +126,11 @@ class Release:
             return []
         where = (filters or Filters()).where()
         vector = None if mode == "text" else embed_query(query)
-        if mode == "vector":
-            return [_hit(row, 1.0 - row["_distance"]) for row in self._nearest(vector, where, k)]
-        if mode == "text":
-            return [_hit(row, row["_score"]) for row in self._matching(query, where, k)]
         depth = max(k, CANDIDATES)
+        if mode == "vector":
+            return [_hit(row, 1.0 - row["_distance"]) for row in self._nearest(vector, where, depth)[:k]]
+        if mode == "text":
+            return [_hit(row, row["_score"]) for row in self._matching(query, where, depth)[:k]]
         return _fuse([self._nearest(vector, where, depth), self._matching(query, where, depth)], k)
 
     def _nearest(self, vector: Any, where: str | None, k: int) -> list[dict[str, Any]]:

@@ -8,8 +8,10 @@ A partition is *consistent* when its embeddings were made from its chunks, and t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +20,8 @@ from kb_pipeline import tables
 from kb_pipeline.ingestion import identity
 from kb_pipeline.ingestion.partitions import Partition
 from kb_pipeline.ingestion.storage import Storage, Table
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +80,62 @@ class ConnectionState:
 
 
 def connection_state(
-    storage: Storage, type_: str, connection: str, layout: tuple[Partition, ...] | None, model_id: str
+    storage: Storage,
+    type_: str,
+    connection: str,
+    layout: tuple[Partition, ...] | None,
+    model_id: str,
+    served: Collection[str],
 ) -> ConnectionState:
     """Which partitions speak for a connection.
 
     ``layout`` holds its partitions by kb.yaml, or None for a connection that left kb.yaml but isn't retired. After a
-    change of ``shards`` the old partitions speak until every new one is ready: then all change at once.
+    change of ``shards`` the old partitions speak until every new one is ready: then all change at once. ``served`` are
+    the keys of partitions that have rows in the index: they tell which layout that is when there are leftovers of others.
     """
-    on_disk = [each for each in storage.partitions("embeddings", type_) if each.connection == connection]
-    states = {each: state(storage, each) for each in on_disk}
+    layouts = storage.layouts("embeddings", type_, connection)
+    states = {each: state(storage, each) for found in layouts.values() for each in found}
     ready = {each: found for each, found in states.items() if found is not None and found.model_id == model_id}
-    if layout is None:
-        return ConnectionState(type_, connection, tuple(ready.values()), tuple(set(on_disk) - set(ready)), ())
-    others = tuple(each for each in on_disk if each not in layout)
-    if others and not all(each in ready for each in layout):
-        old_ready = tuple(ready[each] for each in others if each in ready)
-        return ConnectionState(type_, connection, old_ready, tuple(each for each in others if each not in ready), ())
-    speaking = tuple(ready[each] for each in layout if each in ready)
-    return ConnectionState(type_, connection, speaking, tuple(each for each in layout if each not in ready), others)
+    if layout is not None and (all(each in ready for each in layout) or set(layouts) <= {len(layout)}):
+        speaking = layout
+    else:
+        own = len(layout) if layout is not None else 0
+
+        def rank(shards: int) -> tuple[bool, bool, bool, bool, int]:
+            found = layouts[shards]
+            whole = len(found) == shards
+            serves = any(each.key in served for each in found)
+            return serves, whole and all(each in ready for each in found), whole, shards == own, -shards
+
+        best = max(layouts, key=rank, default=own)
+        speaking = layout if layout is not None and best == own else tuple(layouts.get(best, ()))
+    superseded: tuple[Partition, ...] = ()
+    if layout is not None and all(each in ready for each in layout):
+        on_disk = {
+            each
+            for asset in ("documents", "chunks", "embeddings")
+            for found in storage.layouts(asset, type_, connection).values()
+            for each in found
+        }
+        superseded = tuple(sorted(on_disk - set(layout)))
+    return ConnectionState(
+        type_,
+        connection,
+        tuple(ready[each] for each in speaking if each in ready),
+        tuple(each for each in speaking if each not in ready),
+        superseded,
+    )
+
+
+ATTEMPTS = 5
+
+
+def settled(action: Callable[[], T]) -> T:
+    """Run ``action``, again if a partition was published meanwhile. Raises RowsChanged when that happens all the time."""
+    for _ in range(ATTEMPTS - 1):
+        with suppress(RowsChanged):
+            return action()
+    return action()
 
 
 class RowsChanged(Exception):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from kb_pipeline.ingestion.checks import Finding
 from kb_pipeline.ingestion.storage import Storage
 from kb_pipeline.knowledge_base import snapshot
-from kb_pipeline.knowledge_base.index import Index
-from kb_pipeline.knowledge_base.publish import ConnectionLayout
+from kb_pipeline.knowledge_base.index import Difference, Index
+from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, connection_states
 from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
 from kb_pipeline.knowledge_base.search import Release
 
@@ -34,10 +34,17 @@ def _verify_head(storage: Storage, layouts: Sequence[ConnectionLayout], record: 
     index = Index.existing(storage, record.dimension)
     if index is None:
         return Finding(True, "the head of the index is being built for another model")
-    states = [snapshot.connection_state(storage, each.type, each.name, each.partitions, record.model_id) for each in layouts]
-    faults = [fault for fault in (index.compare(state) for state in states) if not fault.empty]
+    model = Model(record.model_id, record.model_name, record.dimension)
+
+    def compare() -> list[Difference]:
+        states = connection_states(storage, layouts, model)
+        faults = [fault for fault in (index.compare(state) for state in states) if not fault.empty]
+        strangers = index.served().keys() - {state.connection for state in states}
+        return faults + [Difference(name, surplus=list(index.marks(name))) for name in sorted(strangers)]
+
+    faults = snapshot.settled(compare)
     if not faults:
-        return Finding(True, f"the head of the index equals the tables of {len(states)} connections")
+        return Finding(True, f"the head of the index equals the tables of {len(layouts)} connections")
     examples = [chunk for fault in faults for chunk in [*fault.missing, *fault.wrong, *fault.surplus]]
     sentences = "; ".join(fault.sentence() for fault in faults)
     return Finding(False, f"the head of the index differs: {sentences}; materialize it again", tuple(examples[:10]))

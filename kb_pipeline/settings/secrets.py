@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,6 +16,10 @@ from pydantic_core import PydanticCustomError
 from kb_pipeline.settings.errors import ConfigError, Problem
 
 _SECRET = re.compile(r"pass|pwd|secret|token|key|credential|auth|private|signature|sas|pin|connection_string|\benv\b", re.I)
+
+
+_SHORTEST = 4  # characters; a shorter secret keeps nothing safe, and taking it out would garble every sentence
+_resolved: set[str] = set()
 
 
 class SecretEnv(BaseModel):
@@ -45,7 +50,17 @@ class SecretEnv(BaseModel):
         if not value:
             owner = f' of the connection "{self._connection}"' if self._connection else ""
             raise ConfigError([Problem(f"the environment variable {self.env}{owner} is not set: export it and try again")])
+        _resolved.add(value)
         return value
+
+
+def redact(text: str) -> str:
+    """The text without the secrets that this process has resolved, plain or percent-encoded."""
+    for value in sorted(_resolved, key=len, reverse=True):
+        if len(value) >= _SHORTEST:
+            for form in (value, quote(value, safe=""), quote_plus(value)):
+                text = text.replace(form, "***")
+    return text
 
 
 def looks_secret(key: str) -> bool:

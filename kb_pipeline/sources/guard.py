@@ -1,0 +1,110 @@
+"""The guard around a source that knows secrets: what it raises never tells one.
+
+What belongs here: taking secrets out of exceptions where they leave a connector. What doesn't: logs a connector writes.
+
+HTTP libraries quote the request in their errors, token and all, and errors go into reports, tables and Dagster's log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, ClassVar
+
+from pydantic import BaseModel
+
+from kb_pipeline.settings.secrets import SecretEnv, redact
+from kb_pipeline.sources.base import (
+    Item,
+    ItemCorrupt,
+    ItemEncrypted,
+    ItemUnreadable,
+    ItemVanished,
+    ListingFailed,
+    Source,
+    SourceConfig,
+    SourceContext,
+    SourceError,
+)
+
+_OURS = (ListingFailed, SourceError, ItemVanished, ItemUnreadable, ItemCorrupt, ItemEncrypted)
+
+
+def guarded(source: Source, config: SourceConfig, context: SourceContext) -> Source:
+    """The source itself, or one that keeps its secrets when its settings hold any."""
+    return Guarded(config, context, source) if _holds_secret(config) else source
+
+
+class Guarded:
+    """Does what the source does, and takes secrets out of its errors."""
+
+    Config: ClassVar[type[SourceConfig]] = SourceConfig
+
+    def __init__(self, config: SourceConfig, context: SourceContext, source: Source) -> None:
+        self._source = source
+
+    def list(self) -> Iterator[Item]:
+        """As the source does."""
+        with _silenced():
+            yield from self._source.list()
+
+    @contextmanager
+    def read(self, item: Item) -> Iterator[BinaryIO]:
+        """As the source does."""
+        with _silenced(), self._source.read(item) as opened:
+            yield opened
+
+    def probe(self) -> str:
+        """As the source does."""
+        with _silenced():
+            return redact(self._source.probe())
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    told: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        if not any(redact(str(each)) != str(each) for each in _chain(error)):
+            raise
+        told = _without_secrets(error)
+    # Raised out here so that the original isn't attached as its context.
+    if told is not None:
+        raise told
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _without_secrets(error: Exception) -> Exception:
+    """The same chain of errors in clean words; of kinds that the rest of the pipeline tells apart."""
+    result: Exception | None = None
+    for each in reversed(list(_chain(error))):
+        copy = _copy(each).with_traceback(each.__traceback__)
+        copy.__cause__ = result
+        result = copy
+    assert result is not None
+    return result
+
+
+def _copy(error: BaseException) -> Exception:
+    message = redact(str(error))
+    for kind in (*_OURS, ConnectionError, TimeoutError, PermissionError, OSError):
+        if isinstance(error, kind):
+            return kind(message)
+    return RuntimeError(f"{type(error).__name__}: {message}")
+
+
+def _holds_secret(value: Any) -> bool:
+    if isinstance(value, SecretEnv):
+        return True
+    if isinstance(value, BaseModel):
+        return any(_holds_secret(getattr(value, name)) for name in type(value).model_fields)
+    return isinstance(value, list | tuple) and any(_holds_secret(each) for each in value)

@@ -1,0 +1,386 @@
+"""What becomes of items: read only when needed, kept when the trouble will pass, dropped when it won't."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow.parquet as pq
+import pytest
+
+from kb_pipeline.ingestion import chunks, documents
+from kb_pipeline.ingestion.documents import Limits
+from kb_pipeline.ingestion.lease import LeaseStore
+from kb_pipeline.ingestion.partitions import Partition, layout
+from kb_pipeline.ingestion.storage import Staged, Storage
+from kb_pipeline.parsing.isolation import IsolatedParser
+from kb_pipeline.parsing.parse import Outcome, parse_item
+from kb_pipeline.sources.base import Item, ItemCorrupt, ItemEncrypted, ItemUnreadable, ItemVanished
+from kb_pipeline.statuses import Status
+
+PARTITION = Partition("made_up", "c")
+LIMITS = Limits(max_item_bytes=1_000, inflight_bytes=10_000, workers=2, parse_seconds=60.0, parse_memory_mib=1_024)
+
+
+@dataclass
+class Made:
+    """A connection in memory: ``bytes`` by key, an error instead of bytes where reading fails."""
+
+    storage: Storage
+    leases: LeaseStore
+    bytes: dict[str, bytes | Exception] = field(default_factory=dict)
+    items: dict[str, Item] = field(default_factory=dict)
+    read_keys: list[str] = field(default_factory=list)
+    limits: Limits = LIMITS
+
+    @contextmanager
+    def read(self, item: Item) -> Iterator[BinaryIO]:
+        self.read_keys.append(item.key)
+        data = self.bytes[item.key]
+        if isinstance(data, Exception):
+            raise data
+        yield BytesIO(data)
+
+    def list(self) -> Iterator[Item]:
+        yield from (self.items[key] for key in sorted(self.items))
+
+    def probe(self) -> str:
+        return ""
+
+    def put(self, key: str, data: bytes | Exception, version: str, **facts: Any) -> None:
+        """Put an item at the source."""
+        size = facts.pop("size", len(data) if isinstance(data, bytes) else None)
+        self.bytes[key] = data
+        facts = {"name": key, "uri": f"made://{key}", **facts}
+        self.items[key] = Item(key=key, version=version, size=size, **facts)
+
+    def run(self, partition: Partition = PARTITION, retries: frozenset[str] = frozenset()) -> Staged:
+        """One run of the documents stage, published."""
+        self.read_keys.clear()
+        with IsolatedParser() as isolated, self.leases.acquire(f"documents/{partition.key}", "a test") as lease:
+
+            def parse(name: str, data: bytes) -> Outcome:
+                return parse_item(name, data, isolated=isolated)
+
+            staged = documents.update(
+                self.storage,
+                partition,
+                [item for item in self.list() if partition.holds(item.key)],
+                self,
+                parse,
+                self.limits,
+                retries=retries,
+                on_progress=lambda done, total: None,
+            )
+            staged.publish(lease)
+            return staged
+
+    def row(self, key: str, partition: Partition = PARTITION) -> dict[str, Any]:
+        """The row of an item in the published table."""
+        rows = pq.read_table(self.storage.table_path("documents", partition)).to_pylist()
+        (row,) = [row for row in rows if row["key"] == key]
+        return row
+
+    def keys(self, partition: Partition = PARTITION) -> set[str]:
+        """Keys in the published table."""
+        return set(pq.read_table(self.storage.table_path("documents", partition))["key"].to_pylist())
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    storage = Storage(tmp_path)
+    return Made(storage, LeaseStore(storage.state_path))
+
+
+TRANSIENT = [ItemUnreadable("the network is down"), ItemVanished("gone for a moment")]
+
+
+@pytest.mark.parametrize("error", TRANSIENT)
+def test_a_passing_failure_keeps_the_last_good_version_marked_stale_until_it_heals(made: Made, error: Exception) -> None:
+    made.put("a.txt", b"first", "1")
+    made.run()
+    made.put("a.txt", error, "2")
+    for _ in range(2):
+        staged = made.run()
+        row = made.row("a.txt")
+        assert row["text"] == "first"
+        assert row["stale"]
+        assert (row["version"], row["content_version"]) == ("2", "1")
+        assert Status(row["status"]).transient
+        assert row["detail"] == str(error)
+        assert staged.counts["quarantined"] == 1
+        assert made.read_keys == ["a.txt"], "every run tries again"
+    made.put("a.txt", b"second", "2")
+    assert made.run().counts["indexed"] == 1
+    row = made.row("a.txt")
+    assert (row["text"], row["stale"], row["status"], row["detail"]) == ("second", False, "parsed", "")
+
+
+def test_a_passing_failure_that_heals_to_the_old_bytes_is_no_longer_stale(made: Made) -> None:
+    made.put("a.txt", b"first", "1")
+    made.run()
+    made.put("a.txt", ItemUnreadable("down"), "2")
+    made.run()
+    made.put("a.txt", b"first", "2")
+    made.run()
+    row = made.row("a.txt")
+    assert (row["text"], row["stale"], row["status"], row["content_version"]) == ("first", False, "parsed", "2")
+
+
+@pytest.mark.parametrize("error", TRANSIENT)
+def test_an_item_that_was_never_read_has_nothing_to_fall_back_to(made: Made, error: Exception) -> None:
+    made.put("a.txt", error, "1")
+    made.run()
+    row = made.row("a.txt")
+    assert (row["text"], row["document_hash"], row["stale"]) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (ItemCorrupt("bad checksum"), Status.CORRUPT),
+        (ItemEncrypted("locked"), Status.ENCRYPTED),
+        (b"%PDF-1.7 and then nothing of the kind", Status.CORRUPT),
+        (b"x" * 1_001, Status.TOO_LARGE),
+    ],
+)
+def test_a_failure_of_the_content_drops_the_last_good_version(made: Made, data: bytes | Exception, status: Status) -> None:
+    made.put("a.txt", b"first", "1")
+    made.run()
+    made.put("a.txt", data, "2", size=None)
+    staged = made.run()
+    row = made.row("a.txt")
+    assert (row["status"], row["text"], row["document_hash"], row["stale"]) == (status, None, None, False)
+    assert staged.counts["quarantined"] == 1
+    assert made.run().counts["quarantined"] == 1, "still set aside"
+    assert made.read_keys == [], "the same version is not read in vain"
+
+
+def test_a_stale_item_whose_content_then_fails_is_dropped(made: Made) -> None:
+    made.put("a.txt", b"first", "1")
+    made.run()
+    made.put("a.txt", ItemUnreadable("down"), "2")
+    made.run()
+    made.put("a.txt", ItemCorrupt("bad"), "2")
+    made.run()
+    row = made.row("a.txt")
+    assert (row["status"], row["text"], row["stale"]) == ("corrupt", None, False)
+
+
+def test_a_requested_retry_reads_a_quarantined_item_again(made: Made) -> None:
+    made.put("a.txt", ItemCorrupt("bad"), "1")
+    made.run()
+    made.put("a.txt", b"mended", "1")
+    made.run()
+    assert made.row("a.txt")["status"] == "corrupt"
+    made.run(retries=frozenset({"a.txt"}))
+    assert made.row("a.txt")["text"] == "mended"
+
+
+@pytest.mark.parametrize("size", [2_000, None])
+def test_raising_the_limit_reads_again_what_was_too_large_and_nothing_else(made: Made, size: int | None) -> None:
+    made.put("big.txt", b"word " * 400, "1", size=size)
+    made.put("small.txt", b"small", "1")
+    made.run()
+    assert made.row("big.txt")["status"] == "too_large"
+    made.limits = replace(LIMITS, max_item_bytes=5_000)
+    made.run()
+    assert made.read_keys == ["big.txt"]
+    assert made.row("big.txt")["status"] == "parsed"
+
+
+def test_lowering_the_limit_drops_what_is_too_large_now(made: Made) -> None:
+    made.put("big.txt", b"word " * 100, "1")
+    made.run()
+    made.limits = replace(LIMITS, max_item_bytes=100)
+    made.run()
+    assert made.read_keys == []
+    assert (made.row("big.txt")["status"], made.row("big.txt")["text"]) == ("too_large", None)
+
+
+def test_an_item_a_rule_leaves_out_is_dropped_and_read_when_the_rule_goes(made: Made) -> None:
+    made.put("a.txt", b"text", "1")
+    made.run()
+    made.put("a.txt", b"text", "1", excluded="exclude")
+    staged = made.run()
+    row = made.row("a.txt")
+    assert (row["status"], row["rule"], row["text"]) == ("excluded", "exclude", None)
+    assert (staged.counts["excluded"], staged.counts["deleted"], made.read_keys) == (1, 0, [])
+    made.put("a.txt", b"text", "1", excluded="hidden")
+    made.run()
+    assert made.row("a.txt")["rule"] == "hidden"
+    made.put("a.txt", b"text", "1")
+    assert made.run().counts["indexed"] == 1
+    assert made.row("a.txt")["text"] == "text"
+
+
+def test_content_without_a_parser_is_excluded_and_remembered(made: Made) -> None:
+    made.put("a.png", b"\x89PNG pixels", "1")
+    assert made.run().counts["excluded"] == 1
+    assert (made.row("a.png")["status"], made.row("a.png")["rule"]) == ("excluded", "no_parser")
+    made.run()
+    assert made.read_keys == []
+
+
+def test_another_address_changes_the_row_without_a_read(made: Made) -> None:
+    made.put("a.txt", b"text", "1", uri="made://old")
+    made.put("b.txt", b"other", "1")
+    first = made.run()
+    before = made.row("a.txt")
+    made.put("a.txt", b"text", "1", uri="made://new")
+    second = made.run()
+    after = made.row("a.txt")
+    assert made.read_keys == []
+    assert (after["uri"], after["text"]) == ("made://new", "text")
+    assert after["document_hash"] != before["document_hash"], "the chunks carry the address"
+    assert second.fingerprint != first.fingerprint
+    assert (second.counts["unchanged"], second.counts["indexed"]) == (2, 0)
+
+
+def test_another_address_of_a_quarantined_item_is_recorded_too(made: Made) -> None:
+    made.put("a.txt", ItemCorrupt("bad"), "1", uri="made://old")
+    first = made.run()
+    made.put("a.txt", ItemCorrupt("bad"), "1", uri="made://new")
+    second = made.run()
+    assert made.row("a.txt")["uri"] == "made://new"
+    assert second.fingerprint != first.fingerprint, "manifests are kept by their fingerprint"
+
+
+def test_another_name_under_the_same_version_is_read_again_since_names_choose_parsers(made: Made) -> None:
+    made.put("id-1", b"# Title\n\ntext", "1", name="a.txt")
+    made.run()
+    assert made.row("id-1")["media_type"] == "text/plain"
+    made.put("id-1", b"# Title\n\ntext", "1", name="a.md")
+    made.run()
+    assert made.row("id-1")["media_type"] == "text/markdown"
+
+
+def test_new_times_on_old_bytes_are_recorded_without_parsing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.put("a.txt", b"text", "1")
+    made.run()
+    made.put("a.txt", b"text", "2")
+
+    def refuse(*_: Any, **__: Any) -> Outcome:
+        raise AssertionError("parsed again")
+
+    monkeypatch.setattr("kb_pipeline_tests.ingestion.test_documents.parse_item", refuse)
+    made.run()
+    assert (made.row("a.txt")["content_version"], made.row("a.txt")["text"]) == ("2", "text")
+
+
+def test_an_unchanged_run_reads_nothing_and_changes_nothing(made: Made) -> None:
+    made.put("a.txt", b"text", "1")
+    made.put("b.txt", b"", "1")
+    made.put("c.txt", ItemCorrupt("bad"), "1")
+    made.put("d.png", b"\x89PNG pixels", "1")
+    made.put("e.txt", b"text", "1", excluded="exclude")
+    made.put("f.txt", b"text", "1", problem=Status.ENCRYPTED, problem_detail="locked")
+    made.put("g.txt", b"x" * 2_000, "1")
+    first = made.run()
+    written = made.storage.table_path("documents", PARTITION).stat().st_mtime_ns
+    assert first.changed
+    second = made.run()
+    assert made.read_keys == []
+    assert not second.changed
+    assert second.fingerprint == first.fingerprint
+    assert made.storage.table_path("documents", PARTITION).stat().st_mtime_ns == written
+    assert second.counts == {"listed": 7, "indexed": 0, "unchanged": 2, "quarantined": 3, "excluded": 2, "deleted": 0}
+    assert first.counts == {"listed": 7, "indexed": 2, "unchanged": 0, "quarantined": 3, "excluded": 2, "deleted": 0}
+
+
+def test_what_is_no_longer_listed_is_deleted_and_counted(made: Made) -> None:
+    for key in ("a.txt", "b.txt"):
+        made.put(key, b"text", "1")
+    made.run()
+    del made.items["a.txt"]
+    assert made.run().counts["deleted"] == 1
+    assert made.keys() == {"b.txt"}
+    assert made.read_keys == []
+
+
+def test_equal_documents_make_equal_fingerprints_whatever_the_way_there(made: Made, tmp_path: Path) -> None:
+    made.put("a.txt", b"one", "1")
+    made.run()
+    made.put("b.txt", b"two", "1")
+    made.put("a.txt", b"one!", "2")
+    grown = made.run()
+    other = Made(Storage(tmp_path / "other"), LeaseStore(tmp_path / "other.sqlite"), made.bytes, made.items)
+    assert other.run().fingerprint == grown.fingerprint
+
+
+# ---------------------------------------------------------------------------------------------------- change of shards
+
+
+def test_another_number_of_shards_reads_nothing_again(made: Made) -> None:
+    for number in range(9):
+        made.put(f"{number}.txt", b"text", "1")
+    made.run()
+    held: list[str] = []
+    for partition in layout("made_up", "c", 3):
+        staged = made.run(partition)
+        assert made.read_keys == []
+        assert staged.counts["unchanged"] == staged.counts["listed"]
+        held += made.keys(partition)
+    assert sorted(held) == [f"{number}.txt" for number in range(9)]
+
+
+def test_a_change_of_shards_keeps_the_last_good_version_though_another_change_was_left_unfinished(made: Made) -> None:
+    for number in range(9):
+        made.put(f"{number}.txt", b"first", "1")
+    made.run()
+    made.run(Partition("made_up", "c", 1, 2))  # and its sibling never runs
+    for number in range(9):
+        made.put(f"{number}.txt", ItemUnreadable("down"), "2")
+    for partition in layout("made_up", "c", 3):
+        made.run(partition)
+        for key in made.keys(partition):
+            row = made.row(key, partition)
+            assert (row["text"], row["stale"]) == ("first", True)
+
+
+# ---------------------------------------------------------------------------------------------------- chunks
+
+
+def test_chunks_of_untouched_documents_are_carried_over_not_cut_again(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kb_pipeline.chunking.chunker import ChunkerSettings
+    from kb_pipeline_tests.acceptance.world import packaged_tokenizer
+
+    cut_keys: list[str] = []
+    cut = chunks.cut
+
+    def noted(partition: Partition, row: Any, *rest: Any) -> Any:
+        cut_keys.append(row["key"])
+        return cut(partition, row, *rest)
+
+    monkeypatch.setattr(chunks, "cut", noted)
+
+    def run(tokens: int = 32) -> Staged:
+        with made.leases.acquire("chunks", "a test") as lease:
+            staged = chunks.update(
+                made.storage,
+                PARTITION,
+                packaged_tokenizer(),
+                ChunkerSettings(tokens),
+                on_progress=lambda done, total: None,
+            )
+            staged.publish(lease)
+        return staged
+
+    for key in ("a.txt", "b.txt"):
+        made.put(key, b"words of " + key.encode(), "1")
+    made.run()
+    run()
+    assert sorted(cut_keys) == ["a.txt", "b.txt"]
+    cut_keys.clear()
+    assert not run().changed
+    made.put("b.txt", b"other words", "2")
+    made.run()
+    run()
+    assert cut_keys == ["b.txt"]
+    cut_keys.clear()
+    run(tokens=64)
+    assert sorted(cut_keys) == ["a.txt", "b.txt"], "another recipe cuts everything"

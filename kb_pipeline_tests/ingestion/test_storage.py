@@ -1,0 +1,127 @@
+"""Tables are replaced whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from kb_pipeline.ingestion.lease import LeaseLost, LeaseStore
+from kb_pipeline.ingestion.partitions import Partition
+from kb_pipeline.ingestion.storage import Staged, Storage, Table, replace, write_json
+
+SCHEMA = pa.schema([pa.field("key", pa.string()), pa.field("text", pa.large_string())])
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path)
+
+
+def write(storage: Storage, target: Path, *keys: str) -> None:
+    with storage.stage(target, SCHEMA) as writer:
+        for key in keys:
+            writer.row({"key": key})
+    replace(writer.path, target)
+
+
+def keys(path: Path) -> list[str]:
+    with Table(path) as table:
+        found: list[str] = table.read(["key"]).column(0).to_pylist()
+        return found
+
+
+def test_a_crash_while_writing_leaves_the_old_table_and_nothing_aside(storage: Storage, tmp_path: Path) -> None:
+    target = tmp_path / "t.parquet"
+    write(storage, target, "old")
+    with pytest.raises(KeyboardInterrupt), storage.stage(target, SCHEMA) as writer:  # noqa: PT012
+        writer.row({"key": "new"})
+        raise KeyboardInterrupt
+    assert keys(target) == ["old"]
+    assert list(storage.staging_path.iterdir()) == []
+
+
+def test_a_table_is_invisible_until_it_is_published(storage: Storage, tmp_path: Path) -> None:
+    target = tmp_path / "t.parquet"
+    with storage.stage(target, SCHEMA) as writer:
+        writer.row({"key": "new"})
+    assert Table.open(target) is None
+    with LeaseStore(storage.state_path).acquire("t", "a test") as lease:
+        Staged(target, writer.path, "f", {}).publish(lease)
+    assert keys(target) == ["new"]
+    assert list(storage.staging_path.iterdir()) == []
+
+
+def test_a_lost_lease_publishes_nothing_and_leaves_nothing_aside(storage: Storage, tmp_path: Path) -> None:
+    target = tmp_path / "t.parquet"
+    write(storage, target, "old")
+    with storage.stage(target, SCHEMA) as writer:
+        writer.row({"key": "new"})
+    lease = LeaseStore(storage.state_path).acquire("t", "a test")
+    lease.release()
+    with pytest.raises(LeaseLost):
+        Staged(target, writer.path, "f", {}).publish(lease)
+    assert keys(target) == ["old"]
+    assert list(storage.staging_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_leaves_the_old_table_and_raises_its_own_error(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "t.parquet"
+    write(storage, target, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
+    with pytest.raises(OSError, match="No space left"), storage.stage(target, SCHEMA) as writer:
+        writer.row({"key": "new"})
+    assert keys(target) == ["old"]
+    assert list(storage.staging_path.iterdir()) == []
+
+
+def test_a_reader_of_the_old_table_reads_on_while_it_is_replaced(storage: Storage, tmp_path: Path) -> None:
+    target = tmp_path / "t.parquet"
+    write(storage, target, *(f"old {n}" for n in range(100)))
+    with Table(target) as table:
+        batches = table.batches(rows=10)
+        first = next(batches)["key"].to_pylist()
+        write(storage, target, "new")
+        rest = [key for batch in batches for key in batch["key"].to_pylist()]
+    assert first + rest == [f"old {n}" for n in range(100)]
+    assert keys(target) == ["new"]
+
+
+def test_rows_are_written_in_groups_bounded_by_bytes(storage: Storage, tmp_path: Path) -> None:
+    target = tmp_path / "t.parquet"
+    with storage.stage(target, SCHEMA) as writer:
+        for number in range(5):
+            writer.row({"key": str(number), "text": f"{number}" * (9 << 20)})
+    replace(writer.path, target)
+    import pyarrow.parquet as pq
+
+    assert pq.ParquetFile(target).num_row_groups == 5
+    assert keys(target) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_json_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_json(target, {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(target, {"new": object()})
+    assert "old" in target.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_partitions_are_found_on_disk_and_strangers_are_not(storage: Storage) -> None:
+    mine = [Partition("local_zip", "z"), Partition("upload", "inbox", 2, 3)]
+    for partition in mine:
+        write(storage, storage.table_path("documents", partition), "a")
+    storage.table_path("documents", mine[0]).with_name("Not A Key.parquet").touch()
+    storage.table_path("documents", mine[0]).with_name("z.txt").touch()
+    assert storage.partitions("documents") == mine
+    assert storage.partitions("documents", "upload") == mine[1:]
+    assert storage.partitions("chunks") == []
+    assert storage.layouts("documents", "upload", "inbox") == {3: [mine[1]]}

@@ -1,0 +1,163 @@
+"""Garbage collection drops what nothing refers to, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+
+from kb_pipeline.embedding.vector_store import VectorStore
+from kb_pipeline.ingestion.lease import LeaseHeld
+from kb_pipeline.knowledge_base import gc
+from kb_pipeline.knowledge_base.gc import collect
+from kb_pipeline.knowledge_base.index import TABLE, connect
+from kb_pipeline.knowledge_base.releases import NoRelease, Releases
+from kb_pipeline.knowledge_base.verify import verify
+from kb_pipeline_tests.acceptance.world import CountingEmbedder, WordEmbedder, World
+
+
+def edit(world: World, times: int) -> None:
+    """Publish so many releases, each with another text."""
+    for number in range(times):
+        world.write("alpha", "a.md", f"version {number}")
+        assert world.run().published
+
+
+def store(world: World) -> VectorStore:
+    return VectorStore(world.storage.vectors_path, world.embedder.model_id, world.embedder.dimension)
+
+
+def releases(world: World) -> list[str]:
+    return [record.name for record in Releases(world.storage).all()]
+
+
+def rollback(world: World, name: str) -> None:
+    with world.workspace.leases.acquire("corpus/knowledge_base", "a rollback") as lease:
+        Releases(world.storage).rollback(lease, name)
+
+
+def test_a_new_project_has_nothing_to_collect(world: World) -> None:
+    assert collect(world.workspace, keep=1) == gc.Collected()
+
+
+def test_vectors_that_chunks_refer_to_stay_and_others_go(world: World) -> None:
+    edit(world, 3)
+    assert store(world).count() == 5
+    assert collect(world.workspace, keep=10).vectors == 2
+    assert store(world).count() == 3
+    sent = len(world.embedder.texts)
+    world.write("alpha", "copy.md", "version 2")
+    world.run()
+    assert len(world.embedder.texts) == sent, "what stayed is used again"
+    world.write("alpha", "copy.md", "version 0")
+    world.run()
+    assert world.embedder.texts[sent:] == ["version 0"], "what went is computed again"
+
+
+def test_vectors_of_chunks_that_are_not_embedded_yet_stay(world: World) -> None:
+    edit(world, 2)
+    (alpha,) = world.partitions("alpha")
+    world.write("alpha", "a.md", "version 0")
+    world.documents(alpha)
+    world.chunks(alpha)
+    assert collect(world.workspace, keep=10).vectors == 0
+    sent = len(world.embedder.texts)
+    world.embeddings(alpha)
+    assert len(world.embedder.texts) == sent
+
+
+def test_old_releases_go_and_the_kept_ones_can_be_read_and_searched(world: World) -> None:
+    edit(world, 5)
+    kept = {name: world.release(name).to_arrow() for name in ("release-4", "release-5")}
+    collected = collect(world.workspace, keep=2)
+    assert (collected.releases, collected.manifests) == (3, 3)
+    assert releases(world) == ["release-4", "release-5"]
+    with pytest.raises(NoRelease):
+        world.release("release-3")
+    for name, rows in kept.items():
+        assert world.release(name).to_arrow().equals(rows)
+        for mode in ("hybrid", "vector", "text"):
+            hits = world.release(name).search("version", world.embedder.embed_query, mode=mode, k=1)  # type: ignore[arg-type]
+            assert [hit.connection for hit in hits] == ["alpha"]
+    for record in Releases(world.storage).all():
+        for key in record.partitions:
+            assert Releases(world.storage).manifest(record, key).num_rows <= 1
+    assert all(finding.passed for finding in verify(world.storage, world.chain.layouts()))
+
+
+def test_versions_before_the_oldest_kept_release_are_freed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(world, 4)
+    first, last = (Releases(world.storage).get(name).version for name in ("release-1", "release-4"))
+    monkeypatch.setattr(gc, "MARGIN", timedelta(seconds=0.2))
+    collect(world.workspace, keep=1)
+    versions = [each["version"] for each in connect(world.storage).open_table(TABLE).list_versions()]
+    assert first < min(versions) <= last
+
+
+def test_the_release_that_a_rollback_pinned_stays(world: World) -> None:
+    edit(world, 4)
+    first = world.release("release-1").to_arrow()
+    rollback(world, "release-1")
+    collect(world.workspace, keep=1)
+    assert releases(world) == ["release-1", "release-4"]
+    assert world.release().to_arrow().equals(first)
+    assert world.release().search("version", world.embedder.embed_query, k=1)[0].text == "version 0"
+
+
+def test_publication_goes_on_after_collection(world: World) -> None:
+    edit(world, 3)
+    collect(world.workspace, keep=1)
+    world.write("alpha", "a.md", "after")
+    result = world.run()
+    assert result.release is not None
+    assert result.release.name == "release-4", "numbers are not given twice"
+    assert "after" in {row["text"] for row in world.rows()}
+    assert not world.run().published
+
+
+def test_collection_over_a_change_of_dimension_keeps_the_old_release_readable(world: World) -> None:
+    world.run()
+    before = world.release().to_arrow()
+    world.embedder = CountingEmbedder(WordEmbedder("another model", 8))
+    world.run()
+    collected = collect(world.workspace, keep=2)
+    assert collected.vectors == 0, "the texts are still there, so are both models' vectors"
+    assert world.release("release-1").to_arrow().equals(before)
+    collect(world.workspace, keep=1)
+    assert len(world.rows()) == before.num_rows
+
+
+def test_what_gone_processes_had_staged_goes_and_what_lives_stays(world: World) -> None:
+    world.run()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    staging = world.storage.staging_path
+    staging.mkdir(exist_ok=True)
+    for pid in (gone.pid, os.getpid()):
+        (staging / f"alpha-{pid}-0123456789ab.parquet").touch()
+    assert collect(world.workspace, keep=1).staged_files == 1
+    assert [path.name for path in staging.iterdir()] == [f"alpha-{os.getpid()}-0123456789ab.parquet"]
+
+
+def test_a_crash_between_a_tag_and_its_record_leaves_nothing_behind(world: World) -> None:
+    world.run()
+    table = connect(world.storage).open_table(TABLE)
+    table.tags.create("release-9", table.version)
+    collect(world.workspace, keep=1)
+    assert set(connect(world.storage).open_table(TABLE).tags.list()) == {"release-1", "current"}
+
+
+def test_a_partition_that_is_being_embedded_is_not_collected_under_its_writer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(world, 2)
+    monkeypatch.setattr(gc, "LEASE_WAIT", 0.0)
+    with (
+        world.workspace.leases.acquire("local_directory/embeddings/alpha", "a run"),
+        pytest.raises(LeaseHeld, match="a run"),
+    ):
+        collect(world.workspace, keep=10)
+    assert store(world).count() == 4

@@ -1,0 +1,94 @@
+"""What leaves a connector that knows a secret never tells it."""
+
+from __future__ import annotations
+
+import io
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+import pytest
+
+from kb_pipeline.flow.errors import ErrorClass, classify
+from kb_pipeline.settings.secrets import SecretEnv, redact
+from kb_pipeline.sources.base import Item, ItemUnreadable, ListingFailed, SourceConfig, SourceContext
+from kb_pipeline.sources.guard import guarded
+
+_SECRET = "pa ss/word-81c4"
+_CONTEXT = SourceContext(Path(), Path())
+_ITEM = Item("a.md", "1", "a.md", "x://a.md")
+
+
+class _Config(SourceConfig):
+    token: SecretEnv
+
+
+class _Talkative:
+    """Quotes its token in whatever goes wrong."""
+
+    Config: ClassVar[type[SourceConfig]] = _Config
+
+    def __init__(self, config: SourceConfig, context: SourceContext) -> None:
+        assert isinstance(config, _Config)
+        self.token = config.token
+
+    def list(self) -> Iterator[Item]:
+        yield _ITEM
+        try:
+            raise ConnectionError(f"GET /?token={self.token.resolve().replace(' ', '%20').replace('/', '%2F')}")
+        except ConnectionError as error:
+            raise ListingFailed(f"refused: {self.token.resolve()}") from error
+
+    @contextmanager
+    def read(self, item: Item) -> Iterator[BinaryIO]:
+        yield io.BytesIO(b"fine")
+        raise ItemUnreadable(f"{item.key}: {self.token.resolve()}")
+
+    def probe(self) -> str:
+        return f"logged in with {self.token.resolve()}"
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("TALKATIVE", _SECRET)
+    config = _Config(name="talkative", type="talkative", token=SecretEnv(env="TALKATIVE"))
+    return guarded(_Talkative(config, _CONTEXT), config, _CONTEXT)
+
+
+def test_an_error_keeps_its_kind_and_its_cause_but_not_the_secret(source: Any) -> None:
+    items = source.list()
+    assert next(items) == _ITEM
+    with pytest.raises(ListingFailed, match=r"refused: \*\*\*") as caught:
+        next(items)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "GET /?token=***" in told
+    assert _SECRET not in told
+    assert "pa%20ss" not in told
+    assert classify(caught.value) is ErrorClass.NETWORK
+
+
+def test_errors_while_reading_and_the_probe_are_guarded_too(source: Any) -> None:
+    with pytest.raises(ItemUnreadable, match=r"a\.md: \*\*\*"), source.read(_ITEM) as opened:
+        assert opened.read() == b"fine"
+    assert source.probe() == "logged in with ***"
+
+
+def test_the_consumers_own_errors_pass_as_they_are(source: Any) -> None:
+    mine = KeyError("mine")
+    with pytest.raises(KeyError) as caught, source.read(_ITEM):
+        raise mine
+    assert caught.value is mine
+
+
+def test_a_source_without_secrets_is_left_as_it_is() -> None:
+    config = SourceConfig(name="plain", type="plain")
+    plain: Any = object()
+    assert guarded(plain, config, _CONTEXT) is plain
+
+
+def test_a_secret_too_short_to_be_one_garbles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHORT", "e")
+    assert SecretEnv(env="SHORT").resolve() == "e"
+    assert redact("seven eggs") == "seven eggs"
