@@ -43,6 +43,8 @@ def update(
                     return Staged(target, None, previous.fingerprint, counts)
                 known.update(previous.read(["text_sha256"]).column(0).to_pylist())
         store = VectorStore(storage.vectors_path, embedder.model_id, embedder.dimension)
+        # What the last table held is in the store, unless somebody lost it there: then it is computed once more.
+        known.difference_update(store.missing(known))
         embedded = reused = settled = 0
 
         def report(texts: int) -> None:

@@ -16,6 +16,7 @@ from kb_pipeline.ingestion.lease import LeaseStore
 from kb_pipeline.ingestion.partitions import Partition, layout
 from kb_pipeline.ingestion.state import State
 from kb_pipeline.ingestion.storage import Storage
+from kb_pipeline.settings.errors import ConfigError, Problem
 from kb_pipeline.settings.model import Settings
 from kb_pipeline.sources.base import Source, SourceConfig
 from kb_pipeline.sources.guard import guarded
@@ -76,7 +77,10 @@ class Workspace:
         """How documents are cut; never longer than the model reads."""
         chunking = self.settings.chunking
         tokens = min(chunking.tokens or self.model.max_tokens, self.model.max_tokens)
-        return ChunkerSettings(tokens, chunking.overlap, chunking.respect_headings)
+        try:
+            return ChunkerSettings(tokens, chunking.overlap, chunking.respect_headings)
+        except ValueError as error:  # an overlap that only the model's own maximum makes too large
+            raise ConfigError([Problem(str(error), key="chunking")], self.settings.path) from None
 
     @property
     def limits(self) -> Limits:

@@ -63,7 +63,7 @@ class ModelSettings(_Section):
 class Chunking(_Section):
     """How documents are cut."""
 
-    tokens: int | None = Field(default=None, ge=8, description="Tokens per chunk; null: the model's own maximum.")
+    tokens: int | None = Field(default=None, ge=32, description="Tokens per chunk; null: the model's own maximum.")
     overlap: int = Field(default=0, ge=0, description="Tokens that neighbouring chunks share.")
     respect_headings: bool = Field(default=True, description="Never put text of two sections into one chunk.")
 
@@ -71,8 +71,8 @@ class Chunking(_Section):
     @classmethod
     def _check_overlap(cls, overlap: int, info: ValidationInfo) -> int:
         tokens = info.data.get("tokens")
-        if tokens is not None and overlap >= tokens:
-            raise ValueError(f"expected less than chunking.tokens ({tokens})")
+        if tokens is not None and overlap > tokens // 2:
+            raise ValueError(f"expected at most half of chunking.tokens ({tokens})")
         return overlap
 
 

@@ -137,7 +137,7 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         ("chunking:\n  tokens: many", "2: chunking.tokens: expected a whole number"),
         ("chunking: {tokens: true}", "1: chunking.tokens: expected a whole number"),
         ("chunking: {respect_headings: 1}", "1: chunking.respect_headings: expected true or false, got 1"),
-        ("chunking: {tokens: 100, overlap: 100}", "1: chunking.overlap: expected less than chunking.tokens (100)"),
+        ("chunking: {tokens: 100, overlap: 100}", "1: chunking.overlap: expected at most half of chunking.tokens (100)"),
         ("chunking: 5", "1: chunking: expected a mapping of keys to values, got 5"),
         ("model: {name: no}", "1: model.name: expected text, got false: put it in quotes"),
         ("model: {sha256: abc}", "1: model.sha256: expected: hash of the weights"),
