@@ -27,12 +27,12 @@ from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, chain_job_name
 from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, ORCHESTRATION_TAG, PROCESS_TAG, USER_TAG
 from kb_pipeline.defs.partitions import register
 from kb_pipeline.flow.errors import ErrorClass, classify, innermost
-from kb_pipeline.ingestion.partitions import Partition
 from kb_pipeline.ingestion.report import stored_counts
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.monitoring.progress import Progress, Silent
 from kb_pipeline.settings.model import Settings
+from kb_pipeline.storage.partitions import Partition
 
 OverallStatus = Literal["completed", "completed_with_issues", "failed", "cancelled"]
 

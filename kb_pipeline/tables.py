@@ -1,7 +1,7 @@
 """The Arrow schema of every table, in one place; each column carries its meaning and unit as field metadata.
 
 What belongs here: schemas and the names of the key-value metadata that published tables carry. What doesn't: reading
-or writing (``ingestion.storage``), or anything that decides values.
+or writing (``storage.table``), or anything that decides values.
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ def told(command: F) -> F:
     """Turn the errors a person can mend into one sentence and the contract's exit code; others keep their traceback."""
     from kb_pipeline.embedding.errors import ModelMismatch, ModelNotFound, UnsupportedModel
     from kb_pipeline.flow.errors import ErrorClass, classify, innermost
-    from kb_pipeline.ingestion.lease import LeaseHeld, LeaseLost
     from kb_pipeline.knowledge_base.releases import NoRelease
     from kb_pipeline.sources.base import SourceError
+    from kb_pipeline.storage.lease import LeaseHeld, LeaseLost
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:

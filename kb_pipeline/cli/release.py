@@ -84,7 +84,7 @@ def unpin(context: click.Context) -> None:
 @told
 def gc(context: click.Context, keep: int, as_json: bool) -> None:
     """Drop what nothing refers to. Vectors, old releases, old versions of the index, leftovers of killed runs."""
-    from kb_pipeline.knowledge_base.gc import collect
+    from kb_pipeline.ingestion.gc import collect
 
     result = collect(workspace_of(context), keep)
     if as_json:

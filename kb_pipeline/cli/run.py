@@ -138,8 +138,8 @@ def materialize(context: click.Context, asset: str, partition: str | None) -> No
     workspace = Workspace(settings)
     from kb_pipeline.defs.jobs import ASSETS
     from kb_pipeline.defs.partitions import wanted_keys
-    from kb_pipeline.ingestion.partitions import parse_key
     from kb_pipeline.orchestrator import Options, Orchestrator
+    from kb_pipeline.storage.partitions import parse_key
 
     type_, _, name = asset.partition("/")
     if asset != "corpus/knowledge_base" and (type_ not in workspace.types() or name not in ASSETS):

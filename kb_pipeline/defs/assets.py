@@ -21,10 +21,10 @@ from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, RETRY_POLICY, combin
 from kb_pipeline.defs.partitions import drop_superseded, partitions_def
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.flow.errors import classify
-from kb_pipeline.ingestion import identity
 from kb_pipeline.ingestion.chain import Chain, Orchestration, Pending
-from kb_pipeline.ingestion.partitions import Partition, parse_key
 from kb_pipeline.knowledge_base.publish import Model
+from kb_pipeline.storage import identity
+from kb_pipeline.storage.partitions import Partition, parse_key
 
 GPU_POOL = "gpu"
 KNOWLEDGE_BASE = dg.AssetKey(["corpus", "knowledge_base"])

@@ -9,12 +9,12 @@ import dagster as dg
 from kb_pipeline.defs.assets import KNOWLEDGE_BASE
 from kb_pipeline.defs.orchestration import told_to_dagster
 from kb_pipeline.defs.partitions import partitions_def
+from kb_pipeline.findings import Finding
 from kb_pipeline.ingestion import checks
 from kb_pipeline.ingestion.chain import Chain
-from kb_pipeline.ingestion.checks import Finding
-from kb_pipeline.ingestion.partitions import Partition, parse_key
-from kb_pipeline.ingestion.storage import Storage
 from kb_pipeline.knowledge_base.verify import verify
+from kb_pipeline.storage.partitions import Partition, parse_key
+from kb_pipeline.storage.table import Storage
 
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from kb_pipeline.defs.orchestration import combined, failure
 from kb_pipeline.ingestion.chain import Pending
-from kb_pipeline.ingestion.partitions import parse_key
-from kb_pipeline.ingestion.storage import Storage
+from kb_pipeline.storage.partitions import parse_key
+from kb_pipeline.storage.table import Storage
 
 
 class PartitionTables(dg.IOManager):

@@ -16,13 +16,13 @@ import dagster as dg
 
 from kb_pipeline.defs.jobs import CORPUS_JOB, chain_job_name
 from kb_pipeline.defs.partitions import partitions_def, unregistered_keys
-from kb_pipeline.ingestion import identity
 from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.ingestion.listing import ListingDigest
-from kb_pipeline.ingestion.storage import Table
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.sources.base import Item, SourceConfig
+from kb_pipeline.storage import identity
+from kb_pipeline.storage.table import Table
 
 TICK_SECONDS = 20.0
 """A tick's budget; Dagster itself gives up after 60."""

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.ingestion import chunks, documents, embeddings, listing
-from kb_pipeline.ingestion.lease import Lease
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.ingestion.storage import Staged
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import publish, snapshot
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
 from kb_pipeline.monitoring.progress import Progress, Silent
 from kb_pipeline.parsing.isolation import IsolatedParser
 from kb_pipeline.parsing.parse import Outcome, parse_item
+from kb_pipeline.storage.lease import Lease
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Staged
 
 LEASE_WAIT = 60.0
 """Seconds to wait for another writer of the same partition before giving up and naming it."""

@@ -5,22 +5,12 @@ What belongs here: comparing listing, manifest and chunks of one partition. What
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pyarrow.compute as pc
 
+from kb_pipeline.findings import Finding
 from kb_pipeline.ingestion import listing
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.ingestion.storage import Storage, Table
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check. ``examples`` names up to ten offenders; ``sentence`` is for a reader."""
-
-    passed: bool
-    sentence: str
-    examples: tuple[str, ...] = ()
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Storage, Table
 
 
 def conservation(storage: Storage, partition: Partition) -> Finding:

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from kb_pipeline import tables
 from kb_pipeline.chunking.chunker import CHUNKER_VERSION, ChunkerSettings, chunk
 from kb_pipeline.chunking.tokenizer import Tokenizer
-from kb_pipeline.ingestion import identity
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.ingestion.storage import Staged, Storage, Table
 from kb_pipeline.parsing.document import Block, BlockKind, Document
+from kb_pipeline.storage import identity
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Staged, Storage, Table
 
 
 def recipe(tokenizer: Tokenizer, settings: ChunkerSettings) -> str:

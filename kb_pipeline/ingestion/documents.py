@@ -20,15 +20,15 @@ import pyarrow.compute as pc
 
 from kb_pipeline import tables
 from kb_pipeline.flow.pool import bounded_map
-from kb_pipeline.ingestion import identity
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.ingestion.plan import NO_PARSER, Action, ManifestRow, Processors, Step, plan
-from kb_pipeline.ingestion.storage import Staged, Storage, Table, TableWriter
+from kb_pipeline.ingestion.plan import Action, ManifestRow, Processors, Step, plan
 from kb_pipeline.parsing.document import Document
-from kb_pipeline.parsing.parse import Outcome
+from kb_pipeline.parsing.parse import NO_PARSER, Outcome
 from kb_pipeline.parsing.registry import PARSERS_VERSION
 from kb_pipeline.sources.base import Item, ItemCorrupt, ItemEncrypted, ItemUnreadable, ItemVanished, Source
 from kb_pipeline.statuses import Status
+from kb_pipeline.storage import identity
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Staged, Storage, Table, TableWriter
 
 Parse = Callable[[str, bytes], Outcome]
 """(file name, bytes) -> Outcome; called from worker threads."""

@@ -10,9 +10,9 @@ from kb_pipeline import tables
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.embedding.embed import embed_missing
 from kb_pipeline.embedding.vector_store import VectorStore
-from kb_pipeline.ingestion import identity
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.ingestion.storage import Staged, Storage, Table
+from kb_pipeline.storage import identity
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Staged, Storage, Table
 
 
 def update(

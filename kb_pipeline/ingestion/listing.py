@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 from kb_pipeline import tables
-from kb_pipeline.ingestion.lease import LeaseStore
-from kb_pipeline.ingestion.storage import Storage, Table, replace
 from kb_pipeline.sources.base import Item, ListingFailed, Source
 from kb_pipeline.statuses import Status
+from kb_pipeline.storage.lease import LeaseStore
+from kb_pipeline.storage.table import Storage, Table, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, ClassVar
 
+from kb_pipeline.parsing.parse import NO_PARSER
 from kb_pipeline.sources.base import Item
 from kb_pipeline.statuses import Status
 
@@ -119,7 +120,3 @@ def _action(
         previous.parent,
     )
     return Action.KEEP if same else Action.AMEND
-
-
-NO_PARSER = "no_parser"
-"""The rule that leaves out content no parser takes; decided from the bytes, so it is remembered like an outcome."""

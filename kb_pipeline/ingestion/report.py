@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.ingestion.storage import Storage, Table
 from kb_pipeline.statuses import Status
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Storage, Table
 
 
 @dataclass(slots=True)

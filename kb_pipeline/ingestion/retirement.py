@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.ingestion.storage import Storage
 from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Storage
 
 _ASSETS = ("embeddings", "chunks", "documents")
 

@@ -12,15 +12,15 @@ from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.embedding.model_files import ModelFiles, resolve
 from kb_pipeline.embedding.sentence_transformer import SentenceTransformerEmbedder
 from kb_pipeline.ingestion.documents import Limits
-from kb_pipeline.ingestion.lease import LeaseStore
-from kb_pipeline.ingestion.partitions import Partition, layout
-from kb_pipeline.ingestion.state import State
-from kb_pipeline.ingestion.storage import Storage
 from kb_pipeline.settings.errors import ConfigError, Problem
 from kb_pipeline.settings.model import Settings
 from kb_pipeline.sources.base import Source, SourceConfig
 from kb_pipeline.sources.guard import guarded
 from kb_pipeline.sources.registry import build
+from kb_pipeline.storage.lease import LeaseStore
+from kb_pipeline.storage.partitions import Partition, layout
+from kb_pipeline.storage.state import State
+from kb_pipeline.storage.table import Storage
 
 _NUMERIC_CLASSES = {"auto": "auto", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kb_pipeline import tables
-from kb_pipeline.ingestion.storage import Storage
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.knowledge_base.snapshot import ConnectionState
+from kb_pipeline.storage.table import Storage
 
 TABLE = "chunks"
 COMMIT_ROWS = 20_000

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from kb_pipeline.ingestion.lease import Lease
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.ingestion.storage import Storage
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.knowledge_base.index import Difference, Index
 from kb_pipeline.knowledge_base.releases import ReleasedPartition, ReleaseRecord, Releases, content_fingerprint
 from kb_pipeline.knowledge_base.snapshot import ConnectionState
+from kb_pipeline.storage.lease import Lease
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Storage
 
 
 @dataclass(frozen=True, slots=True)

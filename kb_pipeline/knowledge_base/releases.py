@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kb_pipeline import tables
-from kb_pipeline.ingestion import identity
-from kb_pipeline.ingestion.lease import Lease
-from kb_pipeline.ingestion.storage import Storage, write_json
 from kb_pipeline.knowledge_base.index import TABLE, connect, table_names
+from kb_pipeline.storage import identity
+from kb_pipeline.storage.lease import Lease
+from kb_pipeline.storage.table import Storage, write_json
 
 CURRENT = "current"
 _NAME = re.compile(r"^release-(\d+)$")

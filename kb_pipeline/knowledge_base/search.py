@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from kb_pipeline import tables
-from kb_pipeline.ingestion.storage import Storage
 from kb_pipeline.knowledge_base.index import TABLE, connect, quote
 from kb_pipeline.knowledge_base.releases import CURRENT, ReleaseRecord, Releases
+from kb_pipeline.storage.table import Storage
 
 if TYPE_CHECKING:
     import pandas

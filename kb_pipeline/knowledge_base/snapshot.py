@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kb_pipeline import tables
-from kb_pipeline.ingestion import identity
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.ingestion.storage import Storage, Table
+from kb_pipeline.storage import identity
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Storage, Table
 
 T = TypeVar("T")
 

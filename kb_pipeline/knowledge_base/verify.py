@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from kb_pipeline.ingestion.checks import Finding
-from kb_pipeline.ingestion.storage import Storage
+from kb_pipeline.findings import Finding
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.knowledge_base.index import Difference, Index
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, connection_states
 from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
 from kb_pipeline.knowledge_base.search import Release
+from kb_pipeline.storage.table import Storage
 
 
 def verify(storage: Storage, layouts: Sequence[ConnectionLayout]) -> list[Finding]:

@@ -21,14 +21,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kb_pipeline import tables
-from kb_pipeline.ingestion import checks, identity
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.knowledge_base.gc import collect
+from kb_pipeline.ingestion import checks
+from kb_pipeline.ingestion.gc import collect
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.knowledge_base.search import Release
 from kb_pipeline.knowledge_base.verify import verify
 from kb_pipeline.sources.base import ItemCorrupt, ItemUnreadable, ItemVanished, ListingFailed
 from kb_pipeline.sources.upload import Upload
+from kb_pipeline.storage import identity
+from kb_pipeline.storage.partitions import Partition
 from kb_pipeline_tests.acceptance.world import World, orchestration, quick_folder
 
 FOLDERS = ["alpha", "beta", "gamma"]

@@ -24,8 +24,6 @@ from kb_pipeline.chunking.tokenizer import Tokenizer
 from kb_pipeline.embedding import ModelFiles, SentenceTransformerEmbedder, resolve
 from kb_pipeline.embedding.base import Embedder, Vectors
 from kb_pipeline.ingestion.chain import Chain, Orchestration
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.ingestion.storage import Staged
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.publish import Model, Publication
 from kb_pipeline.knowledge_base.search import Release
@@ -33,6 +31,8 @@ from kb_pipeline.settings.load import load
 from kb_pipeline.settings.model import Storage as StorageSettings
 from kb_pipeline.sources.base import Item, ListingFailed, Source
 from kb_pipeline.sources.local_directory import LocalDirectory
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Staged
 
 KB_YAML = """
 storage: {url: ./kb}

@@ -10,8 +10,8 @@ import pytest
 
 from kb_pipeline import tables
 from kb_pipeline.definitions import build_defs
-from kb_pipeline.ingestion.partitions import parse_key
 from kb_pipeline.settings.load import load
+from kb_pipeline.storage.partitions import parse_key
 from kb_pipeline_tests.defs.conftest import HashEmbedder, Project
 
 COUNTS = ["listed", "indexed", "unchanged", "quarantined", "excluded", "deleted"]

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from kb_pipeline.ingestion.storage import Storage
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.knowledge_base.search import Release
+from kb_pipeline.storage.table import Storage
 
 LIMIT = 180.0
 """Seconds a change may take; generous, because the machine may be busy. The goal is a median below 60."""

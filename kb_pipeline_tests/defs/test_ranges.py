@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kb_pipeline.ingestion.chain import Chain
-from kb_pipeline.ingestion.partitions import parse_key
+from kb_pipeline.storage.partitions import parse_key
 from kb_pipeline_tests.defs.conftest import Project, failure_sentence
 
 CHAIN = ("local_directory/documents", "local_directory/chunks", "local_directory/embeddings")

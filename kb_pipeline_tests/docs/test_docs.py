@@ -24,8 +24,6 @@ from kb_pipeline import tables
 from kb_pipeline.cli.main import cli
 from kb_pipeline.defs import jobs
 from kb_pipeline.flow.errors import ErrorClass
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.ingestion.storage import Storage
 from kb_pipeline.orchestrator import Report, SourceCounts
 from kb_pipeline.parsing import registry as registry_of_parsers
 from kb_pipeline.settings.load import load
@@ -34,6 +32,8 @@ from kb_pipeline.settings.profiles import PROFILES, Profile
 from kb_pipeline.sources import registry
 from kb_pipeline.sources.base import ItemUnreadable, ItemVanished, ListingFailed, SourceConfig, SourceContext
 from kb_pipeline.statuses import Status
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Storage
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

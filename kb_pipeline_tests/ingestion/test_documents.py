@@ -14,13 +14,13 @@ import pytest
 
 from kb_pipeline.ingestion import chunks, documents
 from kb_pipeline.ingestion.documents import Limits
-from kb_pipeline.ingestion.lease import LeaseStore
-from kb_pipeline.ingestion.partitions import Partition, layout
-from kb_pipeline.ingestion.storage import Staged, Storage
 from kb_pipeline.parsing.isolation import IsolatedParser
 from kb_pipeline.parsing.parse import Outcome, parse_item
 from kb_pipeline.sources.base import Item, ItemCorrupt, ItemEncrypted, ItemUnreadable, ItemVanished
 from kb_pipeline.statuses import Status
+from kb_pipeline.storage.lease import LeaseStore
+from kb_pipeline.storage.partitions import Partition, layout
+from kb_pipeline.storage.table import Staged, Storage
 
 PARTITION = Partition("made_up", "c")
 LIMITS = Limits(max_item_bytes=1_000, inflight_bytes=10_000, workers=2, parse_seconds=60.0, parse_memory_mib=1_024)

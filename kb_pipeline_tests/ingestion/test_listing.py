@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from kb_pipeline.ingestion import listing
-from kb_pipeline.ingestion.lease import LeaseHeld, LeaseStore
-from kb_pipeline.ingestion.storage import Storage
 from kb_pipeline.sources.base import Item, ListingFailed
 from kb_pipeline.statuses import Status
+from kb_pipeline.storage.lease import LeaseHeld, LeaseStore
+from kb_pipeline.storage.table import Storage
 
 
 class Listed:

@@ -10,12 +10,12 @@ from datetime import timedelta
 import pytest
 
 from kb_pipeline.embedding.vector_store import VectorStore
-from kb_pipeline.ingestion.lease import LeaseHeld
-from kb_pipeline.knowledge_base import gc
-from kb_pipeline.knowledge_base.gc import collect
+from kb_pipeline.ingestion import gc
+from kb_pipeline.ingestion.gc import collect
 from kb_pipeline.knowledge_base.index import TABLE, connect
 from kb_pipeline.knowledge_base.releases import NoRelease, Releases
 from kb_pipeline.knowledge_base.verify import verify
+from kb_pipeline.storage.lease import LeaseHeld
 from kb_pipeline_tests.acceptance.world import CountingEmbedder, WordEmbedder, World
 
 

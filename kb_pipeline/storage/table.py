@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kb_pipeline import tables
-from kb_pipeline.ingestion.lease import Lease
-from kb_pipeline.ingestion.partitions import Partition, parse_key
+from kb_pipeline.storage.lease import Lease
+from kb_pipeline.storage.partitions import Partition, parse_key
 
 ROW_GROUP_BYTES = 8 << 20
 """Rows are gathered up to about this many bytes before they are written: bounds memory whatever the table's size."""

@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from kb_pipeline.embedding.vector_store import stores
-from kb_pipeline.ingestion.lease import process_alive
-from kb_pipeline.ingestion.storage import Storage, Table
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.index import TABLE, connect, table_names
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.sources.upload import Upload
+from kb_pipeline.storage.lease import process_alive
+from kb_pipeline.storage.table import Storage, Table
 
 LEASE_WAIT = 60.0
 """Seconds to wait for whoever is writing."""

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import kb_pipeline
-from kb_pipeline.ingestion.lease import LeaseHeld, LeaseLost, LeaseStore, process_alive
-from kb_pipeline_tests.ingestion import stopped_writer
+from kb_pipeline.storage.lease import LeaseHeld, LeaseLost, LeaseStore, process_alive
+from kb_pipeline_tests.storage import stopped_writer
 
 NAME = "t/documents/a"
 TTL = 0.5

@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
-from kb_pipeline.ingestion import identity
-from kb_pipeline.ingestion.partitions import Partition, layout, parse_key
+from kb_pipeline.storage import identity
+from kb_pipeline.storage.partitions import Partition, layout, parse_key
 
 
 def test_document_ids_are_what_they_always_were() -> None:

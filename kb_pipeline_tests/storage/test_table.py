@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from kb_pipeline.ingestion.lease import LeaseLost, LeaseStore
-from kb_pipeline.ingestion.partitions import Partition
-from kb_pipeline.ingestion.storage import Staged, Storage, Table, replace, write_json
+from kb_pipeline.storage.lease import LeaseLost, LeaseStore
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Staged, Storage, Table, replace, write_json
 
 SCHEMA = pa.schema([pa.field("key", pa.string()), pa.field("text", pa.large_string())])
 

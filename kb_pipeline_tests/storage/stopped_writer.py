@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-from kb_pipeline.ingestion.lease import LeaseLost, LeaseStore
+from kb_pipeline.storage.lease import LeaseLost, LeaseStore
 
 LOST = 3
 
