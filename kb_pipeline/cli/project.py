@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -62,5 +63,7 @@ def dev(context: click.Context, host: str, port: int) -> None:
     executable = Path(sys.executable).with_name("dagster")
     os.environ["PYTHONWARNINGS"] = "ignore"
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # it makes every start of a run three times slower
+    # A shell that starts us in the background ignores SIGINT for us, and the program we become would inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     command = [str(executable), "dev", "-m", "kb_pipeline.definitions", "-h", host, "-p", str(port)]
     os.execv(executable, command)

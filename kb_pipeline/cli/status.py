@@ -37,6 +37,8 @@ def status(context: click.Context, as_json: bool) -> None:
     if report["pinned"]:
         click.echo(f"pinned: {report['pinned']}; nothing is published until `kb release unpin`")
     for name, each in report["sources"].items():
+        if not each["configured"]:
+            click.echo(f"{name}: no longer in kb.yaml, still searchable; `kb retire {name}` drops it")
         if each["error"]:
             click.echo(f"{name}: {each['error']}")
 
@@ -58,6 +60,7 @@ def _status(workspace: Workspace) -> dict[str, Any]:
         outcome = workspace.state.outcome(type_, name)
         sources[name] = {
             "type": type_,
+            "configured": name in configured,
             "partitions": [partition.key for partition in wanted],
             **counts.as_dict(),
             # Every connection is tried in every run: nothing opens a circuit yet.
@@ -119,7 +122,9 @@ def show(context: click.Context, key: str, as_json: bool) -> None:
     if as_json:
         show_json(reports)
         return
-    for report in reports:
+    for number, report in enumerate(reports):
+        if number:
+            click.echo()
         for name, value in report.items():
             click.echo(f"{name:<11} {value}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,8 +42,8 @@ def _wait(what: str, done: Callable[[], bool], seconds: float) -> float:
 
 
 @contextmanager
-def _dev(config: Path, log: Path) -> Iterator[None]:
-    """``kb dev`` in a process group of its own, ended as a whole."""
+def _dev(config: Path, log: Path) -> Iterator[int]:
+    """``kb dev`` in a process group of its own, ended as a whole; yields the port of its UI."""
     port = _free_port()
     environment = {name: value for name, value in os.environ.items() if name not in ("DAGSTER_HOME", "KB_CONFIG")}
     command = [str(Path(sys.executable).with_name("kb")), "--config", str(config), "dev", "--port", str(port)]
@@ -61,7 +63,7 @@ def _dev(config: Path, log: Path) -> Iterator[None]:
                 return False
 
         _wait("kb dev is up", up, LIMIT)
-        yield
+        yield port
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -71,12 +73,56 @@ def _dev(config: Path, log: Path) -> Iterator[None]:
         process.wait(20)
 
 
+def _graphql(port: int, query: str, variables: Mapping[str, object]) -> Any:
+    """Ask the UI's server."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql",
+        json.dumps({"query": query, "variables": variables}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["data"]
+
+
+def _backfill(port: int, keys: list[str]) -> str:
+    """Launch a backfill of the whole chain the way the UI does, and wait for its end; returns its status."""
+    launch = """
+        mutation ($params: LaunchBackfillParams!) {
+          launchPartitionBackfill(backfillParams: $params) {
+            ... on LaunchBackfillSuccess { backfillId }
+            ... on PythonError { message }
+          }
+        }
+    """
+    ask = """
+        query ($id: String!) {
+          partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
+        }
+    """
+    assets = [{"path": ["local_directory", asset]} for asset in ("documents", "chunks", "embeddings")]
+    launched = _graphql(port, launch, {"params": {"assetSelection": assets, "partitionNames": keys}})
+    backfill = launched["launchPartitionBackfill"]["backfillId"]
+
+    def status() -> str:
+        return str(_graphql(port, ask, {"id": backfill})["partitionBackfillOrError"]["status"])
+
+    _wait("the backfill's end", lambda: status() not in ("REQUESTED", "FAILING", "CANCELING"), LIMIT)
+    return status()
+
+
 @pytest.mark.slow
 def test_every_kind_of_change_reaches_the_release(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
     config = tmp_path / "kb.yaml"
-    config.write_text("sources:\n  - {name: handbook, type: local_directory, path: ./docs}\n")
+    # The connection in the middle is dead from the start: it must hold up neither changes nor a backfill.
+    config.write_text(
+        "sources:\n"
+        "  - {name: handbook, type: local_directory, path: ./docs}\n"
+        "  - {name: gone, type: local_directory, path: ./missing}\n"
+        "  - {name: zebra, type: local_directory, path: ./zebra}\n"
+    )
+    (tmp_path / "zebra").mkdir()
     storage = Storage(tmp_path / ".kb")
 
     def released() -> Mapping[str, str]:
@@ -128,11 +174,16 @@ def test_every_kind_of_change_reaches_the_release(tmp_path: Path, record_propert
         ("add", add, shows(anemometer="Cups turn", rain="A bucket tips")),
     ]
     seconds: dict[str, float] = {}
-    with _dev(config, tmp_path / "dev.log"):
+    with _dev(config, tmp_path / "dev.log") as port:
         for name, change, arrived in steps:
             change()
             seconds[name] = _wait(name, arrived, LIMIT)
             record_property(name, round(seconds[name], 1))
             print(f"{name}: {seconds[name]:.1f} s")
+        (tmp_path / "zebra" / "stripes.md").write_text("# Stripes\n\nNo two zebras are alike.\n")
+        (docs / "rain.md").write_text("# Rain\n\nThe bucket was replaced.\n")
+        # It ends, whatever the dead connection does to its own share.
+        assert _backfill(port, ["gone", "handbook", "zebra"]) in ("FAILED", "COMPLETED_FAILED")
+        _wait("backfill", shows(anemometer="Cups turn", rain="was replaced", stripes="No two zebras"), LIMIT)
     print(f"median: {statistics.median(seconds.values()):.1f} s")
     assert statistics.median(seconds.values()) < LIMIT / 2
