@@ -202,13 +202,14 @@ class Orchestrator:
             if self._cancelled.is_set():
                 counts.stale = True
                 self._add_last_known(counts, partition)
+                counts.chunks += stored_counts(self._workspace.storage, (partition,)).chunks
                 continue
             made, fault = self._chain(partition, orchestration, options)
             for asset, names in _OF_ASSET.items():
                 counts.add({key: value for key, value in made.get(asset, {}).items() if key in names})
             if "documents" not in made:
                 self._add_last_known(counts, partition)
-            elif "chunks" not in made:
+            if "chunks" not in made:
                 counts.chunks += stored_counts(self._workspace.storage, (partition,)).chunks
             if fault is not None:
                 counts.stale = True
@@ -224,8 +225,11 @@ class Orchestrator:
         waited for the `gpu` pool would not sleep but spin (Dagster's in-process executor), and starve the one that works.
         """
         made: dict[str, dict[str, Any]] = {}
-        for assets, lock in ((("documents", "chunks"), nullcontext()), (("embeddings",), self._embedding)):
-            with lock:
+        stages: list[tuple[str, ...]] = [("documents", "chunks"), ("embeddings",)]
+        first: SourceFault | None = None
+        while stages:
+            assets = stages.pop(0)
+            with self._embedding if "embeddings" in assets else nullcontext():
                 result, fault = self._execute(
                     partition.connection,
                     chain_job_name(partition.type),
@@ -238,9 +242,14 @@ class Orchestrator:
                 if event.asset_key is not None:
                     metadata = event.materialization.metadata
                     made[event.asset_key.path[-1]] = {key: value.value for key, value in metadata.items()}
+            first = first or fault
             if fault is not None:
-                return made, fault
-        return made, None
+                # The source can't be reached, but what is stored of it must follow the settings all the same: otherwise
+                # a new model's release would wait for it, and one dead connection would hold up all the others.
+                unreachable = "documents" in assets and "documents" not in made
+                stored = self._workspace.storage.table_path("documents", partition).exists()
+                stages = [("chunks",), ("embeddings",)] if unreachable and stored else []
+        return made, first
 
     def _add_last_known(self, counts: SourceCounts, partition: Partition) -> None:
         stored = stored_counts(self._workspace.storage, (partition,))
@@ -250,7 +259,6 @@ class Orchestrator:
                 "unchanged": stored.indexed,
                 "quarantined": stored.quarantined,
                 "excluded": stored.excluded,
-                "chunks": stored.chunks,
             }
         )
 

@@ -6,6 +6,7 @@ What belongs here: keys, partitions, pools, metadata. What doesn't: the work, wh
 
 # No `from __future__ import annotations`: Dagster looks at the annotations of `context` as objects.
 
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -228,7 +229,7 @@ def _record_success(context: dg.AssetExecutionContext, chain: Chain, type_: str,
 def _record(context: dg.AssetExecutionContext, chain: Chain, partition: Partition, error: tuple[str, str] | None) -> None:
     try:
         chain.workspace.state.record(partition.type, partition.connection, error)
-    except OSError as trouble:
+    except (OSError, sqlite3.Error) as trouble:
         context.log.error(f"the outcome of {partition.connection} could not be recorded: {trouble}")
 
 

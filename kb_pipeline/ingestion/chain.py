@@ -143,9 +143,8 @@ class Chain:
             self.progress.update("release", "release", done, total)
 
         with self.workspace.leases.acquire("corpus/knowledge_base", orchestration.purpose, wait=self.lease_wait) as lease:
-            retired = self.workspace.state.retired() - {config.name for config in self.workspace.connections}
             result = snapshot.settled(
-                lambda: publish.publish(storage, lease, self.layouts(), retired, model, report),
+                lambda: publish.publish(storage, lease, self.layouts(), model, report),
             )
             if not result.faults:
                 for partition in result.superseded:

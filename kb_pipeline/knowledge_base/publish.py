@@ -5,7 +5,7 @@ What belongs here: the order of these steps and the conditions of a release. Wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -56,7 +56,6 @@ def publish(
     storage: Storage,
     lease: Lease,
     layouts: Sequence[ConnectionLayout],
-    retired: Collection[str],
     model: Model,
     on_progress: Callable[[int, int], None],
 ) -> Publication:
@@ -92,7 +91,7 @@ def publish(
     on_progress(len(states), len(states))
     if result.faults or result.pinned is not None:
         return result
-    partitions, manifests = _contents(storage, releases, states, result.release, retired)
+    partitions, manifests = _contents(storage, releases, states, result.release)
     if result.release is not None and result.release.content == content_fingerprint(model.id, partitions):
         if result.release.version != version and (result.changed_rows or result.removed_rows):
             # The head was damaged behind our back and healed: readers get the healed rows under a new release.
@@ -130,7 +129,6 @@ def _contents(
     releases: Releases,
     states: Sequence[ConnectionState],
     previous: ReleaseRecord | None,
-    retired: Collection[str],
 ) -> tuple[dict[str, ReleasedPartition], dict[str, pa.Table]]:
     """What the release is made of; partitions that kept their rows keep their entry of the previous release."""
     partitions: dict[str, ReleasedPartition] = {}
@@ -147,6 +145,6 @@ def _contents(
                 manifests[fingerprint] = table
         for partition in state.kept:
             key = f"{partition.type}/{partition.key}"
-            if key in before and partition.connection not in retired:
+            if key in before:
                 partitions[key] = before[key]
     return partitions, manifests
