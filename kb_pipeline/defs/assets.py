@@ -168,11 +168,10 @@ def _run_stage(
             except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
                 failures[key] = failure(f"{type_}/{asset} of {key}", error)
                 failures[key].__cause__ = error
-                _record(context, chain, partition, (classify(error).value, str(error)))
+                _record(context, chain, partition, asset, (classify(error).value, str(error)))
         if failures:
             _publish_by_hand(context, pending, failures, preview_columns)
-            if asset == "embeddings":
-                _record_success(context, chain, type_, set(pending) - set(failures))
+            _record_success(context, chain, type_, asset, set(pending) - set(failures))
             raise combined(list(failures.values()), _advice(f"{type_}/{asset}", failures, set(pending) - set(failures)))
         for key, each in pending.items():
             # Per partition: metadata of the output itself would be recorded alike for every partition of the run.
@@ -181,8 +180,7 @@ def _run_stage(
         version = fingerprints[0] if len(fingerprints) == 1 else identity.digest(fingerprints)
         # The publication happens while this generator is suspended: the leases are still held then.
         yield dg.Output(pending, data_version=dg.DataVersion(version))
-        if asset == "embeddings":
-            _record_success(context, chain, type_, pending)
+        _record_success(context, chain, type_, asset, pending)
 
 
 def _publish_by_hand(
@@ -221,14 +219,16 @@ def _advice(what: str, failed: Iterable[str], published: Set[str]) -> str:
     )
 
 
-def _record_success(context: dg.AssetExecutionContext, chain: Chain, type_: str, keys: Iterable[str]) -> None:
+def _record_success(context: dg.AssetExecutionContext, chain: Chain, type_: str, asset: str, keys: Iterable[str]) -> None:
     for key in keys:
-        _record(context, chain, parse_key(type_, key), None)
+        _record(context, chain, parse_key(type_, key), asset, None)
 
 
-def _record(context: dg.AssetExecutionContext, chain: Chain, partition: Partition, error: tuple[str, str] | None) -> None:
+def _record(
+    context: dg.AssetExecutionContext, chain: Chain, partition: Partition, asset: str, error: tuple[str, str] | None
+) -> None:
     try:
-        chain.workspace.state.record(partition.type, partition.connection, error)
+        chain.workspace.state.record(partition, asset, error)
     except (OSError, sqlite3.Error) as trouble:
         context.log.error(f"the outcome of {partition.connection} could not be recorded: {trouble}")
 

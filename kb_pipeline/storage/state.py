@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kb_pipeline.storage.partitions import Partition, layout
+
+LAST_STAGE = "embeddings"
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS outcomes (
-    type TEXT, connection TEXT, last_run TEXT, last_success TEXT, error_class TEXT, error TEXT,
-    PRIMARY KEY (type, connection)
+    type TEXT, connection TEXT, last_run TEXT, last_success TEXT, PRIMARY KEY (type, connection)
+);
+CREATE TABLE IF NOT EXISTS faults (
+    type TEXT, connection TEXT, partition TEXT, stage TEXT, class TEXT, message TEXT,
+    PRIMARY KEY (type, connection, partition, stage)
 );
 CREATE TABLE IF NOT EXISTS retries (connection TEXT, key TEXT, PRIMARY KEY (connection, key));
 CREATE TABLE IF NOT EXISTS applied (type TEXT, partition TEXT, digest TEXT, PRIMARY KEY (type, partition));
@@ -43,25 +50,46 @@ class State:
             connection.executescript(_SCHEMA)
             yield connection
 
-    def record(self, type_: str, connection: str, error: tuple[str, str] | None) -> None:
-        """Record how a run of a connection ended; ``error`` is (class, message)."""
+    def record(self, partition: Partition, stage: str, error: tuple[str, str] | None) -> None:
+        """Record how a stage of a partition ended; ``error`` is (class, message).
+
+        A fault stands until the same stage of the same partition succeeds: what later stages can still do for a
+        connection that can't be reached doesn't make it well. Its last success is when its last stage ended without any.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        where = (partition.type, partition.connection)
+        siblings = {each.key for each in layout(*where, partition.shards)}
         with self._connect() as db:
+            known = db.execute("SELECT partition FROM faults WHERE type = ? AND connection = ?", where).fetchall()
+            gone = {key for (key,) in known} - siblings  # of another number of shards: nothing will ever clear them
+            db.executemany(
+                "DELETE FROM faults WHERE type = ? AND connection = ? AND partition = ?", [(*where, key) for key in gone]
+            )
             db.execute(
-                "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET last_run = excluded.last_run, "
-                "last_success = coalesce(excluded.last_success, last_success), error_class = excluded.error_class, "
-                "error = excluded.error",
-                (type_, connection, now, None if error else now, *(error or (None, None))),
+                "DELETE FROM faults WHERE type = ? AND connection = ? AND partition = ? AND stage = ?",
+                (*where, partition.key, stage),
+            )
+            if error is not None:
+                db.execute("INSERT INTO faults VALUES (?, ?, ?, ?, ?, ?)", (*where, partition.key, stage, *error))
+            faulty = db.execute("SELECT 1 FROM faults WHERE type = ? AND connection = ?", where).fetchone() is not None
+            success = now if stage == LAST_STAGE and not faulty else None
+            db.execute(
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET last_run = excluded.last_run, "
+                "last_success = coalesce(excluded.last_success, last_success)",
+                (*where, now, success),
             )
 
     def outcome(self, type_: str, connection: str) -> Outcome:
-        """The last outcome of a connection; all None before its first run."""
+        """How the last runs of a connection ended; all None before its first."""
+        where = (type_, connection)
         with self._connect() as db:
-            row = db.execute(
-                "SELECT last_run, last_success, error_class, error FROM outcomes WHERE type = ? AND connection = ?",
-                (type_, connection),
+            times = db.execute(
+                "SELECT last_run, last_success FROM outcomes WHERE type = ? AND connection = ?", where
             ).fetchone()
-        return Outcome(*row) if row else Outcome()
+            fault = db.execute(
+                "SELECT class, message FROM faults WHERE type = ? AND connection = ? ORDER BY partition, stage", where
+            ).fetchone()
+        return Outcome(*(times or (None, None)), *(fault or (None, None)))
 
     def request_retry(self, connection: str, keys: Iterable[str]) -> None:
         """Ask that these items be read again by the next run."""
@@ -98,6 +126,7 @@ class State:
         with self._connect() as db:
             db.execute("INSERT OR IGNORE INTO retired VALUES (?, ?)", (connection, datetime.now(UTC).isoformat()))
             db.execute("DELETE FROM outcomes WHERE connection = ?", (connection,))
+            db.execute("DELETE FROM faults WHERE connection = ?", (connection,))
             db.execute("DELETE FROM retries WHERE connection = ?", (connection,))
 
     def revive(self, connection: str) -> None:
