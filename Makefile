@@ -15,8 +15,9 @@ export HF_HUB_OFFLINE := 1
 demo: $(STAMP)
 	$(BIN)/python demo/demo.py
 
+# A file's tests stay in one process; two processes, because each kb command under test uses a core of its own.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest
