@@ -167,7 +167,6 @@ def _run_stage(
                 pending[key] = leases.enter_context(stage(partition, orchestration))
             except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
                 failures[key] = failure(f"{type_}/{asset} of {key}", error)
-                failures[key].__cause__ = error
                 _record(context, chain, partition, asset, (classify(error).value, str(error)))
         if failures:
             _publish_by_hand(context, pending, failures, preview_columns)
@@ -196,7 +195,6 @@ def _publish_by_hand(
             each.publish()
         except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
             failures[key] = failure(f"{context.asset_key.to_user_string()} of {key}", error)
-            failures[key].__cause__ = error
             continue
         tags = {_DATA_VERSION_TAG: each.staged.fingerprint}
         context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata, tags=tags))

@@ -42,7 +42,6 @@ class PartitionTables(dg.IOManager):
                 obj[key].publish()
             except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
                 failures.append(failure(f"{context.asset_key.to_user_string()} of {key}", error))
-                failures[-1].__cause__ = error
         if failures:
             raise combined(failures)
 

@@ -50,16 +50,18 @@ def told_to_dagster(what: str) -> Iterator[None]:
 
 
 def failure(what: str, error: Exception) -> dg.Failure:
-    """A Failure for ``what`` with the class of the error in its metadata."""
+    """A Failure for ``what`` with the class of the error in its metadata and the error itself as its cause."""
     kind = classify(error)
     sentence = str(error) or type(error).__name__
     if kind is ErrorClass.INTERNAL:
         sentence = f"{type(error).__name__}: {sentence}"
-    return dg.Failure(
+    result = dg.Failure(
         description=f"{what}: {sentence}",
         metadata={"error_class": kind.value, "message": sentence},
         allow_retries=kind in _RETRIED,
     )
+    result.__cause__ = error
+    return result
 
 
 def combined(failures: Sequence[dg.Failure], advice: str = "") -> dg.Failure:
