@@ -11,6 +11,7 @@ Method: fencing tokens as in M. Kleppmann, "How to do distributed locking" (2016
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import sqlite3
@@ -25,6 +26,8 @@ from typing import Any, TypeVar
 import psutil
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leases (
@@ -139,18 +142,26 @@ class Lease:
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(self._store.ttl / 3):
-            if not self._store.renew(self.name, self.token):
-                return
+            try:
+                if not self._store.renew(self.name, self.token):
+                    return
+            except sqlite3.Error as error:  # a full disk may have room again before the lease runs out
+                _logger.warning("the lease on %s could not be renewed: %s", self.name, error)
 
     def publish(self, action: Callable[[], T]) -> T:
         """Run ``action`` (a rename, a tag move) only if this lease still holds. Raises LeaseLost."""
         return self._store.publish(self.name, self.token, action)
 
     def release(self) -> None:
-        """Stop the heartbeat and give the lease back."""
+        """Stop the heartbeat and give the lease back. One that can't be given back (a full disk) runs out by itself."""
         self._stop.set()
         self._thread.join()
-        self._store.release(self.name, self.token)
+        try:
+            self._store.release(self.name, self.token)
+        except sqlite3.Error as error:
+            _logger.warning(
+                "the lease on %s runs out in %.0f s: giving it back failed: %s", self.name, self._store.ttl, error
+            )
 
     def __enter__(self) -> Lease:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -56,8 +57,6 @@ def writer(database: Path, ttl: float) -> Iterator[tuple[subprocess.Popen[str], 
 
 def is_free(database: Path) -> bool:
     """Whether the lease could be had; looks without taking it."""
-    import sqlite3
-
     with sqlite3.connect(database) as connection:
         (expires_at,) = connection.execute("SELECT expires_at FROM leases WHERE name = ?", (NAME,)).fetchone()
     connection.close()
@@ -123,6 +122,46 @@ def test_the_heartbeat_keeps_a_lease_for_longer_than_its_ttl(database: Path) -> 
         begin = time.time()
         wait_until(lambda: time.time() > begin + 3 * TTL)
         assert lease.publish(lambda: "published") == "published"
+
+
+@pytest.fixture
+def unwritable(database: Path) -> Callable[[], None]:
+    """Makes the lease database refuse every change, as on a full disk."""
+
+    def refuse() -> None:
+        with sqlite3.connect(database) as connection:
+            connection.execute("CREATE TRIGGER full BEFORE UPDATE ON leases BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+        connection.close()
+
+    return refuse
+
+
+def test_a_lease_that_cannot_be_given_back_runs_out_and_the_error_in_the_body_stands(
+    database: Path, unwritable: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    def work() -> None:
+        with LeaseStore(database, ttl=TTL).acquire(NAME, "a run"):
+            unwritable()
+            raise OSError("the error of the body")
+
+    with pytest.raises(OSError, match="the error of the body"):
+        work()
+    assert f"the lease on {NAME} runs out" in caplog.text
+    assert "disk is full" in caplog.text
+    wait_until(lambda: is_free(database))
+
+
+def test_a_heartbeat_that_cannot_write_says_so_and_goes_on_trying(
+    database: Path, unwritable: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    lease = LeaseStore(database, ttl=3 * TTL).acquire(NAME, "a long run")
+    unwritable()
+    wait_until(lambda: caplog.text.count("could not be renewed") >= 2)
+    with sqlite3.connect(database) as connection:
+        connection.execute("DROP TRIGGER full")
+    connection.close()
+    lease.release()
+    assert is_free(database)
 
 
 def test_a_waiting_writer_gets_the_lease_when_it_is_given_back(database: Path) -> None:
