@@ -1,1 +1,1 @@
-"""Reproducible measurements, with peers side by side. ``make bench`` runs them all; docs/performance.md shows the figures."""
+"""Reproducible measurements, with peers beside them. ``make bench`` runs all; docs/performance.md shows the figures."""
