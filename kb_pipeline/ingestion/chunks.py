@@ -51,12 +51,12 @@ def update(
                 return Staged(target, None, previous.fingerprint, {"chunks": previous.num_rows})
         hashes: list[str] = []
         with storage.stage(target, tables.CHUNKS) as writer:
-            wanted = documents.read(["document_hash"]).column(0).drop_null()
+            wanted = documents.read(["document_hash"]).column(0).drop_null().combine_chunks()
             reused: set[str] = set()
             if previous is not None:
                 with previous:
                     for batch in previous.batches():
-                        stays = batch.filter(pc.is_in(batch["document_hash"], wanted.combine_chunks()))
+                        stays = batch.filter(pc.is_in(batch["document_hash"], wanted))
                         stays = stays.filter(pc.equal(stays["partition"], partition.key))
                         reused.update(stays["document_hash"].to_pylist())
                         hashes.extend(stays["row_hash"].to_pylist())
@@ -64,7 +64,8 @@ def update(
             done = 0
             for batch in documents.batches(rows=64):
                 fresh = batch.filter(pc.is_valid(batch["text"]))
-                fresh = fresh.filter(pc.invert(pc.is_in(fresh["document_hash"], pa.array(list(reused), pa.string()))))
+                new = [each not in reused for each in fresh["document_hash"].to_pylist()]
+                fresh = fresh.filter(pa.array(new, pa.bool_()))
                 for row in fresh.to_pylist():
                     for chunk_row in cut(partition, row, tokenizer, settings):
                         hashes.append(chunk_row["row_hash"])
