@@ -85,21 +85,24 @@ class Chain:
         workspace = self.workspace
         with self._lease("documents", partition, orchestration) as lease:
             self.take_listing(partition.connection, orchestration)
-            info, items = listing.read(workspace.storage, partition.type, partition.connection)
-            mine = [item for item in items if partition.holds(item.key)]
-            retries = workspace.state.retries(partition.connection) & {item.key for item in mine}
-            limits = workspace.limits
-            with _parsers(limits) as parse:
-                staged = documents.update(
-                    workspace.storage,
-                    partition,
-                    mine,
-                    workspace.source(partition.connection),
-                    parse,
-                    limits,
-                    retries=retries,
-                    on_progress=self._reporter(partition, "documents"),
-                )
+            info, listed = listing.read(workspace.storage, partition)
+            retries = workspace.state.retries(partition.connection) & set(listed["key"].to_pylist())
+            report = self._reporter(partition, "documents")
+            staged = None if retries else documents.standing(workspace.storage, partition, listed, workspace.limits)
+            if staged is not None:
+                report(listed.num_rows, listed.num_rows)
+            else:
+                with _parsers(workspace.limits) as parse:
+                    staged = documents.update(
+                        workspace.storage,
+                        partition,
+                        listing.items(listed),
+                        workspace.source(partition.connection),
+                        parse,
+                        workspace.limits,
+                        retries=retries,
+                        on_progress=report,
+                    )
 
             def then() -> None:
                 workspace.state.retried(partition.connection, retries)

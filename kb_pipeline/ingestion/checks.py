@@ -17,8 +17,8 @@ def conservation(storage: Storage, partition: Partition) -> Finding:
     """Every listed item has exactly one row in the manifest, and no row lacks its item: compared key by key."""
     with Table(storage.table_path("documents", partition)) as documents:
         keys = documents.read(["key"]).column(0).to_pylist()
-    info, items = listing.read(storage, partition.type, partition.connection)
-    listed = {item.key for item in items if partition.holds(item.key)}
+    info, rows = listing.read(storage, partition)
+    listed = set(rows["key"].to_pylist())
     recorded = set(keys)
     lost = sorted(listed - recorded)
     unknown = sorted(recorded - listed)

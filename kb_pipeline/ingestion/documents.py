@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from kb_pipeline import tables
 from kb_pipeline.flow.pool import bounded_map
 from kb_pipeline.ingestion.plan import Action, ManifestRow, Processors, Step, plan
+from kb_pipeline.ingestion.standing import statuses
 from kb_pipeline.parsing.document import Document
 from kb_pipeline.parsing.parse import NO_PARSER, Outcome
 from kb_pipeline.parsing.registry import PARSERS_VERSION
@@ -134,6 +135,30 @@ def update(
     finally:
         for table in origins:
             table.close()
+
+
+def standing(storage: Storage, partition: Partition, listed: pa.Table, limits: Limits) -> Staged | None:
+    """The published table, when ``listed`` (rows of ``tables.LISTING``) changes nothing in it; else None: call ``update``.
+
+    Not for a partition that somebody asked to retry items of.
+    """
+    target = storage.table_path("documents", partition)
+    documents = Table.open(target)
+    if documents is None:
+        return None
+    with documents:
+        found = statuses(listed, documents, limits.processors(), limits.max_item_bytes)
+        if found is None:
+            return None
+        counts = Counts(listed=listed.num_rows)
+        for status, number in found.items():
+            if status is Status.EXCLUDED:
+                counts.excluded += number
+            elif status.quarantined:
+                counts.quarantined += number
+            else:
+                counts.unchanged += number
+        return Staged(target, None, documents.fingerprint, counts.as_dict())
 
 
 def _siblings(storage: Storage, partition: Partition) -> list[Table]:

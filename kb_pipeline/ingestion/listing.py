@@ -6,14 +6,22 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
+
+import pyarrow as pa
 
 from kb_pipeline import tables
 from kb_pipeline.sources.base import Item, ListingFailed, Source
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.lease import LeaseStore
+from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Storage, Table, replace
+
+_BATCH = 256
+"""Items between two signs of progress."""
+_COLUMNS = [(field.name, field.type) for field in tables.LISTING]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +94,13 @@ def take(
         digest = ListingDigest()
         count = 0
         with storage.stage(path, tables.LISTING) as writer:
-            for item in _checked(connection, source.list()):
-                writer.row(asdict(item))
-                digest.add(item)
-                count += 1
-                if count % 256 == 0:
-                    on_progress(count)
+            listed = _checked(connection, source.list())
+            while some := list(islice(listed, _BATCH)):
+                writer.batch(_rows(some))
+                for item in some:
+                    digest.add(item)
+                count += len(some)
+                on_progress(count)
             info = ListingInfo(uuid.uuid4().hex, connection, orchestration, started, time.time(), count, digest.value())
             writer.annotate({tables.LISTING_INFO: json.dumps(asdict(info))})
         on_progress(count)
@@ -100,6 +109,12 @@ def take(
         finally:
             writer.path.unlink(missing_ok=True)
         return info
+
+
+def _rows(some: Sequence[Item]) -> pa.RecordBatch:
+    """Items as rows of ``tables.LISTING``, made column by column: several times faster than row by row."""
+    columns = [pa.array([getattr(item, name) for item in some], kind) for name, kind in _COLUMNS]
+    return pa.RecordBatch.from_arrays(columns, schema=tables.LISTING)
 
 
 def _checked(connection: str, items: Iterable[Item]) -> Iterator[Item]:
@@ -122,12 +137,22 @@ def latest(storage: Storage, type_: str, connection: str) -> ListingInfo | None:
         return ListingInfo(**json.loads(table.annotation(tables.LISTING_INFO)))
 
 
-def read(storage: Storage, type_: str, connection: str) -> tuple[ListingInfo, list[Item]]:
-    """The newest complete listing of a connection with its items. Raises FileNotFoundError when there is none."""
-    with Table(storage.listing_path(type_, connection)) as table:
+def read(storage: Storage, partition: Partition) -> tuple[ListingInfo, pa.Table]:
+    """The newest complete listing of a partition's connection, and those of its rows that belong to the partition.
+
+    Raises FileNotFoundError when there is none.
+    """
+    with Table(storage.listing_path(partition.type, partition.connection)) as table:
         info = ListingInfo(**json.loads(table.annotation(tables.LISTING_INFO)))
-        items = [_item(row) for batch in table.batches() for row in batch.to_pylist()]
-    return info, items
+        rows = table.read(tables.LISTING.names)
+    if partition.shards > 1:
+        rows = rows.filter(pa.array([partition.holds(key) for key in rows["key"].to_pylist()], pa.bool_()))
+    return info, rows
+
+
+def items(rows: pa.Table) -> list[Item]:
+    """Rows of ``tables.LISTING`` as items."""
+    return [_item(row) for batch in rows.to_batches(max_chunksize=4_096) for row in batch.to_pylist()]
 
 
 def _item(row: dict[str, object]) -> Item:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import lancedb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -86,8 +87,9 @@ def unfair(monkeypatch: pytest.MonkeyPatch) -> None:
     original = checks.listing.read
 
     def read(*args: object) -> object:
-        info, items = original(*args)  # type: ignore[arg-type]
-        return info, [*items, type(items[0])(key="ghost.md", version="1", name="ghost.md", uri="file:///ghost.md")]
+        info, rows = original(*args)  # type: ignore[arg-type]
+        ghost = rows.slice(0, 1).set_column(0, "key", pa.array(["ghost.md"]))
+        return info, pa.concat_tables([rows, ghost.cast(rows.schema)])
 
     class Listing:
         """Stands in for the module in ``checks`` alone: the stage itself reads the true listing."""

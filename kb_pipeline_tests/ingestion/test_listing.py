@@ -12,6 +12,7 @@ from kb_pipeline.ingestion import listing
 from kb_pipeline.sources.base import Item, ListingFailed
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.lease import LeaseHeld, LeaseStore
+from kb_pipeline.storage.partitions import Partition, layout
 from kb_pipeline.storage.table import Storage
 
 
@@ -60,9 +61,17 @@ def test_a_listing_is_read_as_it_was_listed(storage: Storage) -> None:
         item("ü", size=3, parent="b"),
     ]
     info = take(storage, Listed(*items))
-    recorded, read = listing.read(storage, "made_up", "c")
-    assert (recorded, read) == (info, items)
+    recorded, rows = listing.read(storage, Partition("made_up", "c"))
+    assert (recorded, listing.items(rows)) == (info, items)
     assert (info.items, info.complete, info.orchestration) == (3, True, "o1")
+
+
+def test_the_shards_of_a_connection_share_its_listing_out(storage: Storage) -> None:
+    items = [item(f"item {number:03d}") for number in range(300)]
+    take(storage, Listed(*items))
+    shares = [listing.items(listing.read(storage, each)[1]) for each in layout("made_up", "c", 3)]
+    assert sorted(each.key for share in shares for each in share) == [each.key for each in items]
+    assert all(shares)
 
 
 @pytest.mark.parametrize(
