@@ -8,6 +8,7 @@ import click
 
 from kb_pipeline.cli.context import told, workspace_of
 from kb_pipeline.cli.output import show_json, show_table
+from kb_pipeline.settings.errors import ConfigError
 from kb_pipeline.sources.base import SourceError
 
 
@@ -45,8 +46,10 @@ def check(context: click.Context, as_json: bool) -> None:
     for config in workspace.connections:
         try:
             ok, detail = True, workspace.source(config.name).probe()
-        except (SourceError, OSError) as error:
+        except (SourceError, OSError, ConfigError) as error:
             ok, detail = False, str(error)
+        except Exception as error:  # noqa: BLE001 - a connector's own fault must not hide the other connections
+            ok, detail = False, f"{type(error).__name__} in the connector: {error}"
         rows.append({"name": config.name, "type": config.type, "ok": ok, "detail": detail})
     if as_json:
         show_json(rows)

@@ -29,7 +29,7 @@ _EXHAUSTED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, 
 # A full disk, as SQLite tells it: of its tables, of the files it makes beside them.
 _SQLITE_EXHAUSTED = ("disk is full", "disk I/O error", "unable to open database file")
 _CONFLICTS = frozenset({"LeaseHeld", "LeaseLost"})
-_SOURCES = frozenset({"ListingFailed", "SourceError", "ItemVanished", "ItemUnreadable"})
+_SOURCES = frozenset({"ListingFailed", "SourceError", "ItemVanished", "ItemUnreadable", "ConfigError"})
 _CORRUPT = frozenset({"ArrowInvalid", "ItemCorrupt", "ParseError", "EmbeddingError"})
 
 

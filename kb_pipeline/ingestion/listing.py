@@ -96,7 +96,7 @@ def take(
         with storage.stage(path, tables.LISTING) as writer:
             listed = _checked(connection, source.list())
             while some := list(islice(listed, _BATCH)):
-                writer.batch(_rows(some))
+                writer.batch(_rows(connection, some))
                 for item in some:
                     digest.add(item)
                 count += len(some)
@@ -111,9 +111,19 @@ def take(
         return info
 
 
-def _rows(some: Sequence[Item]) -> pa.RecordBatch:
-    """Items as rows of ``tables.LISTING``, made column by column: several times faster than row by row."""
-    columns = [pa.array([getattr(item, name) for item in some], kind) for name, kind in _COLUMNS]
+def _rows(connection: str, some: Sequence[Item]) -> pa.RecordBatch:
+    """Items as rows of ``tables.LISTING``, made column by column: several times faster than row by row.
+
+    Raises ListingFailed naming the item that holds something else than its fields promise.
+    """
+    try:
+        columns = [pa.array([getattr(item, name) for item in some], kind) for name, kind in _COLUMNS]
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        if len(some) > 1:
+            for item in some:
+                _rows(connection, [item])
+        what = f"{some[0].key!r} with a value that can't be recorded"
+        raise ListingFailed(f"connection {connection!r}: its source listed {what}: {error}") from error
     return pa.RecordBatch.from_arrays(columns, schema=tables.LISTING)
 
 

@@ -1,4 +1,4 @@
-"""The source protocol: what a connection must be able to do. Two verbs: list and read.
+"""The source protocol: what a connection must be able to do. Three verbs: list, read and probe.
 
 What belongs here: the contract between sources and the rest. What doesn't: anything about a particular source.
 
@@ -109,7 +109,7 @@ class Source(Protocol):
         ...
 
     def read(self, item: Item) -> AbstractContextManager[BinaryIO]:
-        """Open the bytes of a listed item.
+        """Open the bytes of a listed item. An open file will do: it closes itself after ``with``.
 
         Raises ItemVanished, ItemUnreadable, ItemCorrupt or ItemEncrypted, also while reading.
         """

@@ -275,9 +275,20 @@ def test_a_secret_in_the_config_itself_is_refused_without_being_shown(tmp_path: 
     assert CANARY not in result.stdout + result.stderr
 
 
-def test_a_secret_that_is_not_set_is_named(tmp_path: Path) -> None:
+def test_a_secret_that_is_not_set_is_named_and_holds_up_no_other_connection(tmp_path: Path) -> None:
     project = Project(tmp_path / "project", environment=install_connectors(tmp_path / "site"))
-    project.configure({"name": "vault", "type": "locked", "token": {"env": "DOOR_TOKEN"}})
-    result = project.kb("sources", "check", exits=None)
-    assert result.code in (1, 2)
-    assert "DOOR_TOKEN" in result.stdout + result.stderr
+    vault = {"name": "vault", "type": "locked", "token": {"env": "DOOR_TOKEN"}}
+    project.configure(vault, {"name": "broken", "type": "broken"}, directory("docs", "docs"))
+    project.write("docs/one.md", "# One\n")
+    found = {row["name"]: row for row in project.kb("sources", "check", "--json", exits=1).json}
+    assert not found["vault"]["ok"]
+    assert "DOOR_TOKEN" in found["vault"]["detail"]
+    assert found["docs"]["ok"]
+    assert "ZeroDivisionError" in found["broken"]["detail"], "a fault of the connector itself: its author needs the class"
+    report = project.run(exits=1)
+    errors = {error["source"]: error for error in report["errors"]}
+    assert errors["vault"]["class"] == "source"
+    assert "DOOR_TOKEN" in errors["vault"]["message"]
+    assert "ConfigError" not in errors["vault"]["message"]
+    assert errors["broken"]["class"] == "internal"
+    assert report["sources"]["docs"]["indexed"] == 1

@@ -1,6 +1,7 @@
 """Connectors as a third party would write them; installed beside kb_pipeline by ``install_connectors``.
 
-``journalled`` writes down every read and has bad luck with some files; ``locked`` needs a secret and is refused.
+``journalled`` writes down every read and has bad luck with some files; ``locked`` needs a secret and is refused;
+``broken`` has a fault of its own.
 """
 
 from __future__ import annotations
@@ -90,3 +91,24 @@ class Locked:
             raise ConnectionError(f"401 for {request}")
         except ConnectionError as error:
             raise failure(f"The connection {self._config.name} was refused: {error}") from error
+
+
+class Broken:
+    """A connector with a bug."""
+
+    Config: ClassVar[type[SourceConfig]] = SourceConfig
+
+    def __init__(self, config: SourceConfig, context: SourceContext) -> None:
+        self._connections = 0
+
+    def list(self) -> Iterator[Item]:
+        """Fails."""
+        yield Item(str(1 // self._connections), "1", "one.md", "broken://one.md")
+
+    def read(self, item: Item) -> AbstractContextManager[BinaryIO]:
+        """Never reached."""
+        raise NotImplementedError
+
+    def probe(self) -> str:
+        """Fails."""
+        return str(1 // self._connections)

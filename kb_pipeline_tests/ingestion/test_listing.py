@@ -31,7 +31,7 @@ class Listed:
             raise self.error
 
 
-def item(key: str, version: str = "1", **facts: Any) -> Item:
+def item(key: str, version: Any = "1", **facts: Any) -> Item:
     return Item(key=key, version=version, name=key, uri=f"made://{key}", **facts)
 
 
@@ -64,6 +64,13 @@ def test_a_listing_is_read_as_it_was_listed(storage: Storage) -> None:
     recorded, rows = listing.read(storage, Partition("made_up", "c"))
     assert (recorded, listing.items(rows)) == (info, items)
     assert (info.items, info.complete, info.orchestration) == (3, True, "o1")
+
+
+@pytest.mark.parametrize("bad", [item("b", version=2), item("b\udc80"), item("b", size="3")], ids=["version", "key", "size"])
+def test_an_item_that_cannot_be_recorded_is_named(storage: Storage, bad: Item) -> None:
+    with pytest.raises(ListingFailed, match="listed 'b"):
+        take(storage, Listed(item("a"), bad, item("c")))
+    assert listing.latest(storage, "made_up", "c") is None
 
 
 def test_the_shards_of_a_connection_share_its_listing_out(storage: Storage) -> None:
