@@ -177,11 +177,11 @@ class Index:
         rows = pa.Table.from_batches(batches, schema=batches[0].schema if batches else self.table.schema)
         merge = self.table.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
         if surplus:
-            merge = merge.when_not_matched_by_source_delete(_among(surplus))
+            merge = merge.when_not_matched_by_source_delete(among(surplus))
         merge.execute(rows)
 
     def _delete(self, chunk_ids: list[str]) -> None:
-        self.table.delete(_among(chunk_ids))
+        self.table.delete(among(chunk_ids))
 
     def refresh_indices(self) -> None:
         """Create the full-text and scalar indices where they are missing, and take new rows in."""
@@ -234,5 +234,6 @@ def quote(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _among(chunk_ids: list[str]) -> str:
+def among(chunk_ids: list[str]) -> str:
+    """A SQL condition that holds for these chunks."""
     return f"chunk_id IN ({','.join(quote(each) for each in chunk_ids)})"

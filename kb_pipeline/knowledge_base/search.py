@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from kb_pipeline import tables
-from kb_pipeline.knowledge_base.index import TABLE, connect, quote
+from kb_pipeline.knowledge_base.index import TABLE, among, connect, quote
 from kb_pipeline.knowledge_base.releases import CURRENT, ReleaseRecord, Releases
 from kb_pipeline.storage.table import Storage
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 Mode = Literal["hybrid", "vector", "text"]
 RRF_K = 60
 CANDIDATES = 100
-"""Rows taken from each list before they are fused or cut: a list cut by the database ends among equals at random."""
+"""Rows taken from a list before it is cut to fewer: a list cut by the database ends among equals at random."""
+FUSED_CANDIDATES = 1_000
+"""Rows taken from each list before they are fused, however few are asked for: one that is far down in one list may still
+be among the best of both, and the first ten are the same whether ten or a thousand are asked for."""
 
 
 class SearchError(Exception):
@@ -79,6 +82,10 @@ class Hit:
         return asdict(self)
 
 
+_HIT_COLUMNS = [name for name in Hit.__dataclass_fields__ if name != "score"]
+_Row = dict[str, Any]
+
+
 class Release:
     """A published release, read only.
 
@@ -126,43 +133,49 @@ class Release:
             return []
         where = (filters or Filters()).where()
         vector = None if mode == "text" else embed_query(query)
-        depth = max(k, CANDIDATES)
         if mode == "vector":
-            return [_hit(row, 1.0 - row["_distance"]) for row in self._nearest(vector, where, depth)[:k]]
+            return [_hit(row, 1.0 - row["_distance"]) for row in self._nearest(vector, where, k)]
         if mode == "text":
-            return [_hit(row, row["_score"]) for row in self._matching(query, where, depth)[:k]]
-        return _fuse([self._nearest(vector, where, depth), self._matching(query, where, depth)], k)
+            return [_hit(row, row["_score"]) for row in self._matching(query, where, k)]
+        depth = max(k, FUSED_CANDIDATES)
+        lists = [
+            self._nearest(vector, where, depth, ["chunk_id"]),
+            self._matching(query, where, depth, ["chunk_id"]),
+        ]
+        return self._hits(fuse([[row["chunk_id"] for row in found] for found in lists])[:k])
 
-    def _nearest(self, vector: Any, where: str | None, k: int) -> list[dict[str, Any]]:
-        query = self._table.search(vector).distance_type("cosine").limit(k)
-        return _rows(query if where is None else query.where(where, prefilter=True), "_distance")
+    def _nearest(self, vector: Any, where: str | None, k: int, columns: Sequence[str] = _HIT_COLUMNS) -> list[_Row]:
+        query = self._table.search(vector).distance_type("cosine")
+        return _rows(query, where, k, "_distance", columns)
 
-    def _matching(self, text: str, where: str | None, k: int) -> list[dict[str, Any]]:
-        query = self._table.search(text, query_type="fts").limit(k)
-        return _rows(query if where is None else query.where(where, prefilter=True), "_score")
+    def _matching(self, text: str, where: str | None, k: int, columns: Sequence[str] = _HIT_COLUMNS) -> list[_Row]:
+        return _rows(self._table.search(text, query_type="fts"), where, k, "_score", columns)
+
+    def _hits(self, scored: list[tuple[str, float]]) -> list[Hit]:
+        """Hits for (chunk id, score), in their order."""
+        if not scored:
+            return []
+        found = self._table.search().where(among([chunk for chunk, _ in scored])).select(_HIT_COLUMNS).to_list()
+        rows = {row["chunk_id"]: row for row in found}
+        return [_hit(rows[chunk], score) for chunk, score in scored]
 
 
-_HIT_COLUMNS = [name for name in Hit.__dataclass_fields__ if name != "score"]
-
-
-def _rows(query: Any, score: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = query.select([*_HIT_COLUMNS, score]).to_list()
+def _rows(query: Any, where: str | None, k: int, score: str, columns: Sequence[str]) -> list[_Row]:
+    query = query.limit(max(k, CANDIDATES)).select([*columns, score])
+    found: list[_Row] = (query if where is None else query.where(where, prefilter=True)).to_list()
     # Equal scores come in no particular order: the id makes a result repeatable.
     sign = 1.0 if score == "_distance" else -1.0
-    return sorted(found, key=lambda row: (sign * row[score], row["chunk_id"]))
+    return sorted(found, key=lambda row: (sign * row[score], row["chunk_id"]))[:k]
 
 
-def _fuse(lists: list[list[dict[str, Any]]], k: int) -> list[Hit]:
+def fuse(lists: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
+    """(Chunk id, score) of all in these rankings, best first."""
     scores: dict[str, float] = {}
-    rows: dict[str, dict[str, Any]] = {}
     for found in lists:
-        for rank, row in enumerate(found, start=1):
-            chunk = row["chunk_id"]
-            rows[chunk] = row
+        for rank, chunk in enumerate(found, start=1):
             scores[chunk] = scores.get(chunk, 0.0) + 1.0 / (RRF_K + rank)
-    best = sorted(scores, key=lambda chunk: (-scores[chunk], chunk))[:k]
-    return [_hit(rows[chunk], scores[chunk]) for chunk in best]
+    return sorted(scores.items(), key=lambda each: (-each[1], each[0]))
 
 
-def _hit(row: dict[str, Any], score: float) -> Hit:
+def _hit(row: _Row, score: float) -> Hit:
     return Hit(score=float(score), **{name: row[name] for name in _HIT_COLUMNS})
