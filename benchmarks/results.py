@@ -82,24 +82,40 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def table(figures: Sequence[Mapping[str, Any]]) -> str:
-    """Figures as an aligned table with the columns figure, value, reference, ratio, target, verdict."""
-    rows = [("figure", "value", "reference", "ratio", "target", "verdict")]
+HEADINGS = ("figure", "value", "reference", "ratio", "target", "verdict")
+
+
+def rows(figures: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Figures as text, one tuple of HEADINGS each."""
+    found: list[tuple[str, ...]] = []
     for each in figures:
         sign = "≤" if each["better"] == "lower" else "≥"
         suffix = "x" if each["of_ratio"] else ""
-        rows.append(
+        found.append(
             (
                 each["name"],
-                f"{each['value']:g} {each['unit']}".strip(),
-                "" if each["reference"] is None else f"{each['reference']:g} {each['reference_name']}".strip(),
+                _number(each["value"], each["unit"]),
+                "" if each["reference"] is None else _number(each["reference"], each["reference_name"]),
                 "" if each["ratio"] is None else f"{each['ratio']:.2f}",
                 "" if each["target"] is None else f"{sign} {each['target']:g}{suffix}",
                 each["verdict"] + (f" ({each['note']})" if each["note"] else ""),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return found
+
+
+def _number(value: float, what: str) -> str:
+    text = f"{value:,}" if isinstance(value, int) else f"{value:,.4f}".rstrip("0").rstrip(".")
+    return f"{text} {what}".strip()
+
+
+def table(figures: Sequence[Mapping[str, Any]]) -> str:
+    """Figures as an aligned table."""
+    lines = [HEADINGS, *rows(figures)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 Part = Callable[[argparse.Namespace], tuple[dict[str, Any], Sequence[Figure]]]

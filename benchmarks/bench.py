@@ -1,0 +1,131 @@
+"""``make bench``: every part, one after the other; a table of all figures, and one JSON document per part.
+
+    python benchmarks/bench.py [PART …] [--documents FOLDER] [--retrieval BEIR_FOLDER …]
+
+Writes ``benchmarks/results/PART.json`` and the tables of docs/performance.md, which quotes nothing else. Exits 1 when a
+figure misses its target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from benchmarks.processes import measure
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "demo" / "handbook"
+PAGE = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- figures of {}: written by make bench -->", "<!-- end -->"
+TIMEOUT = 3 * 3600.0
+
+
+def commands(documents: Path, retrieval: Sequence[Path]) -> dict[str, list[str]]:
+    """Part -> its command line, without the interpreter."""
+    found = {"ingest": ["benchmarks/ingest.py", str(documents)]}
+    for folder in retrieval:
+        found[f"retrieval-{folder.name}"] = ["benchmarks/retrieval.py", str(folder)]
+    return found | {"noop": ["benchmarks/noop.py"], "ui": ["benchmarks/ui.py"]}
+
+
+def run(part: str, command: Sequence[str]) -> dict[str, Any]:
+    """Measure one part and keep its document."""
+    results.say(f"== {part}")
+    document: dict[str, Any] = measure([sys.executable, *command, "--json"], cwd=ROOT, timeout=TIMEOUT).json
+    # Folders are named by their last part: where they lie on this machine is nobody's business.
+    shown = [Path(word).name if Path(word).is_absolute() else word for word in command]
+    document = {"part": part, "command": shlex.join(["python", *shown]), "date": f"{datetime.now(UTC):%Y-%m-%d}", **document}
+    results.RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    (results.RESULTS / f"{part}.json").write_text(text, encoding="utf-8")
+    return document
+
+
+def collections_together(documents: Mapping[str, Mapping[str, Any]]) -> list[results.Figure]:
+    """The mean over all collections: hybrid search must be above both of its halves."""
+    modes = [document["modes"] for part, document in documents.items() if part.startswith("retrieval-")]
+    if not modes:
+        return []
+    found = []
+    for measure_ in ("ndcg@10", "recall@100"):
+        mean = {mode: round(statistics.mean(each[mode][measure_] for each in modes), 4) for mode in modes[0]}
+        better = max(mean["vector"], mean["text"])
+        name = f"hybrid {measure_}, mean of {len(modes)} collections"
+        reference = "vector" if better == mean["vector"] else "text"
+        found.append(
+            results.Figure(name, mean["hybrid"], "", better, f"{reference} alone", 1.0, better="higher", of_ratio=True)
+        )
+    return found
+
+
+def stored() -> dict[str, dict[str, Any]]:
+    """Part -> its last document, of all parts that were ever measured."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.RESULTS.glob("*.json"))}
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """One part as it stands on the page: command, machine, table."""
+    machine = document["machine"]
+    lines = [
+        f"`{document['command']}`, {document['date']}: {machine['cores']} cores of {machine['cpu']}, "
+        f"{machine['memory_gb']} GB, Python {machine['python']}.",
+        "",
+        "| Figure | Value | Reference | Ratio | Target | Verdict |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in results.rows(document["figures"]):
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def page(text: str, documents: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page with the tables of these parts in their places. Raises ValueError when a part has no place on it."""
+    for part, document in documents.items():
+        begin = BEGIN.format(part)
+        head, marker, rest = text.partition(begin)
+        _, end, tail = rest.partition(END)
+        if not marker or not end:
+            raise ValueError(f"docs/performance.md has no place for {part}: {begin} … {END}")
+        text = f"{head}{begin}\n\n{markdown(document)}\n\n{end}{tail}"
+    return text
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="ingest, retrieval-NAME, noop, ui (default: all)")
+    parser.add_argument("--documents", type=Path, default=DEMO, metavar="FOLDER", help="Markdown files for ingest")
+    parser.add_argument("--retrieval", type=Path, nargs="*", default=[], metavar="BEIR_FOLDER", help="judged collections")
+    arguments = parser.parse_args()
+    known = commands(arguments.documents.absolute(), [folder.absolute() for folder in arguments.retrieval])
+    if unknown := set(arguments.parts) - set(known):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    if not arguments.retrieval:
+        results.say("no --retrieval folders: search quality is not measured")
+    for part in arguments.parts or known:
+        run(part, known[part])
+    documents = stored()
+    together = collections_together(documents)
+    if together:
+        first = next(document for part, document in documents.items() if part.startswith("retrieval-"))
+        summary = {name: first[name] for name in ("date", "machine")}
+        figures = [each.document() for each in together]
+        documents["retrieval"] = {"part": "retrieval", "command": "make bench", **summary, "figures": figures}
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), documents), encoding="utf-8")
+    figures = [each for document in documents.values() for each in document["figures"]]
+    print(results.table(figures))
+    missed = [each["name"] for each in figures if each["verdict"] == "missed"]
+    if missed:
+        raise SystemExit(f"missed: {'; '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()
