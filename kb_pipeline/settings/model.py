@@ -106,6 +106,15 @@ class Schedule(_Section):
         return timezone
 
 
+class History(_Section):
+    """How much of the run history stays."""
+
+    keep_runs: int = Field(default=3, ge=1, description="Finished runs of each job and partition that stay.")
+    keep_materializations: int = Field(
+        default=20, ge=1, description="Materializations of each asset partition whose numbers stay, also of dropped runs."
+    )
+
+
 class Limits(_Section):
     """Overrides of the profile's limits; null takes the profile's."""
 
@@ -136,6 +145,7 @@ class Keys(_Section):
     )
     sensors: Sensors = Field(default_factory=Sensors, description="How change is noticed.")
     schedule: Schedule = Field(default_factory=Schedule, description="When everything runs.")
+    history: History = Field(default_factory=History, description="How much of the run history stays.")
     limit_overrides: Limits = Field(default_factory=Limits, alias="limits", description="Overrides of the profile.")
 
     @field_validator("sources")
