@@ -80,6 +80,7 @@ class Child:
         self.answered = 0
         self._limits = limits
         self._received = bytearray()
+        self._buffer = memoryview(bytearray(_READ_BYTES))
         self._unwritten: deque[memoryview] = deque()
         # Processor time, over all threads of the process: what a parser can't pass within its seconds.
         cpu_seconds = limits.seconds * (os.cpu_count() or 1)
@@ -143,11 +144,12 @@ class Child:
             raise TimeoutError("nothing moved")
         if self._stdout not in ready:
             return []
-        piece = os.read(self._stdout, _READ_BYTES)
-        if not piece:
+        length = os.readv(self._stdout, [self._buffer])
+        if not length:
             raise Died(self._code())
-        self._received += piece
-        return list(wire.take_replies(self._received, self._limits.reply_bytes))
+        self._received += self._buffer[:length]
+        replies, self._received = wire.take_replies(self._received, self._limits.reply_bytes)
+        return replies
 
     def kill(self) -> None:
         """End the process; may be called from any thread, any number of times."""

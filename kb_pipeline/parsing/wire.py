@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import struct
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, BinaryIO
@@ -70,13 +69,13 @@ def read_request(stream: BinaryIO) -> tuple[int, str, bytes] | None:
     return number, name.decode("utf-8", "surrogatepass"), data
 
 
-def encode_ready(facts: dict[str, str]) -> bytes:
+def encode_ready(facts: dict[str, str]) -> list[bytes | bytearray]:
     """Return what a parser process says once when it is ready."""
     return _reply(READY, facts, [])
 
 
-def encode_outcome(number: int, outcome: Outcome) -> bytes:
-    """Return the reply that delivers ``outcome``. Raises UnicodeEncodeError for lone surrogates."""
+def encode_outcome(number: int, outcome: Outcome) -> list[bytes | bytearray]:
+    """Return the reply that delivers ``outcome``, in pieces. Raises UnicodeEncodeError for lone surrogates."""
     header: dict[str, object] = {"status": outcome.status, "parser": outcome.parser_id, "detail": outcome.detail}
     document = outcome.document
     if document is None:
@@ -100,9 +99,9 @@ def encode_outcome(number: int, outcome: Outcome) -> bytes:
     return _reply(number, header, [text, kinds, spans.tobytes(), paths.tobytes(), pages.tobytes()])
 
 
-def _reply(number: int, header: object, body: list[bytes | bytearray]) -> bytes:
+def _reply(number: int, header: object, body: list[bytes | bytearray]) -> list[bytes | bytearray]:
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    return b"".join([REPLY.pack(number, len(encoded), sum(map(len, body))), encoded, *body])
+    return [REPLY.pack(number, len(encoded), sum(map(len, body))) + encoded, *body]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +110,31 @@ class Reply:
 
     number: int
     header: bytes
-    body: bytes
+    body: memoryview
 
 
-def take_replies(received: bytearray, longest: int) -> Iterator[Reply]:
-    """Take the whole replies off the front of what was received.
+def take_replies(received: bytearray, longest: int) -> tuple[list[Reply], bytearray]:
+    """Return the whole replies at the front of what was received, and the rest. The replies lie in ``received``: no copy.
 
     Raises TooLong for a reply of more than ``longest`` bytes, as soon as it begins.
     """
-    while len(received) >= REPLY.size:
-        number, header_length, body_length = REPLY.unpack_from(received)
+    replies: list[Reply] = []
+    start = 0
+    view = memoryview(received)
+    while len(view) - start >= REPLY.size:
+        number, header_length, body_length = REPLY.unpack_from(view, start)
         if header_length + body_length > longest:
             raise TooLong(f"{header_length + body_length:,}")
-        body_start = REPLY.size + header_length
+        body_start = start + REPLY.size + header_length
         end = body_start + body_length
-        if len(received) < end:
-            return
-        with memoryview(received) as view:
-            header, body = bytes(view[REPLY.size : body_start]), bytes(view[body_start:end])
-        del received[:end]
-        yield Reply(number, header, body)
+        if len(view) < end:
+            break
+        replies.append(Reply(number, bytes(view[start + REPLY.size : body_start]), view[body_start:end]))
+        start = end
+    if not replies:
+        view.release()
+        return replies, received
+    return replies, bytearray(view[start:])
 
 
 def decode_ready(reply: Reply) -> dict[str, str]:
@@ -160,14 +164,15 @@ def decode_outcome(number: int, reply: Reply) -> Outcome:
         raise InvalidReply(f"{type(error).__name__}: {error}") from None
 
 
-def _document(fields: dict[str, Any], body: bytes) -> Document:
+def _document(fields: dict[str, Any], body: memoryview) -> Document:
     count = fields["blocks"]
     if type(count) is not int or not 0 <= count * _BLOCK_BYTES <= len(body):
         raise ValueError(f"{count} blocks")
     text_end = len(body) - count * _BLOCK_BYTES
-    text = str(memoryview(body)[:text_end], "utf-8")
+    text = str(body[:text_end], "utf-8")
     kinds = body[text_end : text_end + count]
-    numbers = array("I", body[text_end + count :])
+    numbers = array("I")
+    numbers.frombytes(body[text_end + count :])
     spans, paths, pages = numbers[: 2 * count].tolist(), numbers[2 * count : 3 * count], numbers[3 * count :]
     if spans and (spans != sorted(spans) or spans[-1] > len(text)):
         raise ValueError("blocks that overlap or leave the text")

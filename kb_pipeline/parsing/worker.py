@@ -52,7 +52,7 @@ def serve(parse: Callable[[str, bytes], Outcome]) -> None:
         os._exit(wire.OUT_OF_MEMORY)
 
 
-def _answer(number: int, outcome: Outcome) -> bytes:
+def _answer(number: int, outcome: Outcome) -> list[bytes | bytearray]:
     try:
         return wire.encode_outcome(number, outcome)
     except UnicodeEncodeError:
@@ -68,11 +68,15 @@ def _take(stream: int, mode: int) -> BinaryIO:
     return open(taken, "rb", _READ_BYTES) if mode == os.O_RDONLY else open(taken, "wb", 0)
 
 
-def _send(stream: BinaryIO, frame: bytes) -> None:
+def _send(stream: BinaryIO, pieces: list[bytes | bytearray]) -> None:
     # At once, frame by frame: the parent knows by it which item is being parsed, and whom to blame for what follows.
-    rest = memoryview(frame)
-    while rest:
-        rest = rest[stream.write(rest) :]
+    # A long text is not copied for it.
+    if sum(map(len, pieces)) <= _READ_BYTES:
+        pieces = [b"".join(pieces)]
+    for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[stream.write(rest) :]
 
 
 def main() -> None:
