@@ -237,13 +237,6 @@ def test_every_exclusion_rule_is_documented() -> None:
         assert f'"{rule}"' in sources, rule
 
 
-def test_the_formats_that_are_parsed_apart_are_the_ones_named() -> None:
-    apart = {parser.id.partition("/")[0] for parser in registry_of_parsers._BY_EXTENSION.values() if parser.isolated}
-    assert apart == {"pdf", "html"}
-    assert "(PDF, HTML)" in CONFIGURATION
-    assert "PDF and HTML" in ARCHITECTURE
-
-
 # Reports
 
 
