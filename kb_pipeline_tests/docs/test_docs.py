@@ -25,7 +25,6 @@ from kb_pipeline.cli.main import cli
 from kb_pipeline.defs import jobs
 from kb_pipeline.flow.errors import ErrorClass
 from kb_pipeline.orchestrator import Report, SourceCounts
-from kb_pipeline.parsing import registry as registry_of_parsers
 from kb_pipeline.settings.load import load
 from kb_pipeline.settings.model import Keys
 from kb_pipeline.settings.profiles import PROFILES, Profile

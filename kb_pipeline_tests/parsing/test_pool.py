@@ -265,6 +265,26 @@ class TestLimits:
             assert pool.parse("a.pdf", large).status is Status.TOO_LARGE
             assert text(pool, "a.pdf", build_pdf(["small"])) == "small"
 
+    @linux
+    def test_the_parent_takes_the_bytes_and_the_text_and_little_more(self) -> None:
+        script = """
+import resource
+from kb_pipeline.parsing.pool import ParserPool
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+with ParserPool(size=1) as pool:
+    pool.parse("a.csv", b"a,b")
+    data = b"a,b,c,d\\n" * (8 << 20)
+    before = peak()
+    assert len(pool.parse("a.csv", data).document.text) == len(data)
+    print(peak() - before)
+"""
+        done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True, timeout=300)
+        # 64 MiB of them: the reply as it came, and the text made of it.
+        assert float(done.stdout) < 2.5 * 64
+
     def test_nothing_is_written_to_files(self, pool: ParserPool, tmp_path: Path) -> None:
         target = tmp_path / "written"
         outcome = pool.parse("write", os.fsencode(target))
