@@ -1,7 +1,7 @@
 """One parser process, as the process that started it sees it: start, pipes, how it ended.
 
-What belongs here: what is done to the process. What it does is in ``worker``, what is said in ``wire``; who asks what,
-and who is blamed, in ``pool``.
+What belongs here: what is done to the process. What it does is in ``worker``, what is said in ``wire``; what it is asked
+and when, and who is blamed, in ``lane``.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class Child:
             self._process.kill()
             said = self._last_words()
             self.end()
-            raise Unavailable(f"The parser process {worker} did not start ({error}). {said}".rstrip()) from error
+            raise Unavailable(f"The parser process {worker} did not start ({error}). {said}".rstrip()) from None
         if self._process.stderr is not None:
             self._process.stderr.close()
         return network

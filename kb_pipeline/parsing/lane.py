@@ -3,9 +3,10 @@
 What belongs here: what is asked of the process and when, how long is waited, and who is blamed.
 
 A process answers in order and at once, so the first item without an answer is the one that is being parsed. When the
-process is stopped or dies, the items behind it go back to the queue. It is blamed itself for what it did to a fresh
-process only: elsewhere an item before it may have done the damage, and it is tried again, alone. A process that was killed
+process is stopped or dies, the items behind it go back to the queue. It is itself blamed for what a fresh process did:
+in any other an item before it may have done the damage, and it is tried again in a fresh one. A process that was killed
 (SIGKILL: the system is short of memory, or a person did it) says little about its item, which is tried twice at least.
+Time is the exception: the clock tells exactly how long each item took.
 """
 
 from __future__ import annotations
@@ -157,10 +158,10 @@ class Lane:
             self._give_up(Outcome(Status.TIMED_OUT, detail=f"Parsing took longer than {self._limits.seconds:g} s."))
         except wire.TooLong as error:
             detail = f"Text and blocks take {error} bytes; the limit is {self._limits.reply_bytes:,}."
-            self._give_up(Outcome(Status.TOO_LARGE, detail=detail))
+            self._blame(child, Outcome(Status.TOO_LARGE, detail=detail))
         except wire.InvalidReply as error:
             detail = f"The parser process answered nonsense ({error})."
-            self._give_up(Outcome(Status.CRASHED, detail=detail[:_DETAIL_CHARACTERS]))
+            self._blame(child, Outcome(Status.CRASHED, detail=detail[:_DETAIL_CHARACTERS]))
         except Died as death:
             self._bury(child, death)
 
@@ -175,22 +176,29 @@ class Lane:
         _set(job, outcome)
 
     def _bury(self, child: Child, death: Died) -> None:
-        """The process is gone: blame the item that it parsed, or try that again in the next one."""
+        """The process is gone: find out why."""
         if self._jobs.closed:
             raise Closed
-        _, job = self._sent[0]
-        job.killed += death.code == -signal.SIGKILL
         if death.code == -signal.SIGXCPU:
             self._give_up(Outcome(Status.TIMED_OUT, detail=f"Parsing took longer than {self._limits.seconds:g} s."))
-        elif child.answered or 0 < job.killed < _KILLS:
-            self._sent.popleft()
-            self._retry = job
-            self._give_up(None)
         elif death.code == wire.OUT_OF_MEMORY:
             detail = f"Parsing needs more memory than the limit of {self._limits.memory_mib:,} MiB."
-            self._give_up(Outcome(Status.TOO_LARGE, detail=detail))
+            self._blame(child, Outcome(Status.TOO_LARGE, detail=detail))
         else:
-            self._give_up(Outcome(Status.CRASHED, detail=f"The parser process {death}."))
+            killed = death.code == -signal.SIGKILL
+            self._blame(child, Outcome(Status.CRASHED, detail=f"The parser process {death}."), killed=killed)
+
+    def _blame(self, child: Child, outcome: Outcome, *, killed: bool = False) -> None:
+        """End the process. ``outcome`` is that of the item it parsed, unless that gets another chance. Raises Closed."""
+        if self._sent:
+            _, job = self._sent[0]
+            job.killed += killed
+            if child.answered or (killed and job.killed < _KILLS):
+                self._sent.popleft()
+                self._retry = job
+                self._give_up(None)
+                return
+        self._give_up(outcome)
 
     def _give_up(self, outcome: Outcome | None) -> None:
         """End the process. ``outcome`` is that of the item it parsed; the others go back. Raises Closed."""

@@ -11,6 +11,8 @@ import os
 import tempfile
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -45,7 +47,7 @@ class ParserPool:
         self._jobs = Jobs(size or usable_cores(), idle_seconds)
         self._lock = threading.Lock()
         self._lanes: set[Lane] = set()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +91,8 @@ class ParserPool:
             job.future.set_exception(Unavailable("The parser pool was closed."))
         with self._lock:
             if self._folder is not None:
-                self._folder.cleanup()
+                with suppress(OSError):
+                    self._folder.rmdir()
                 self._folder = None
 
     def _start_lane(self) -> None:
@@ -105,10 +108,10 @@ class ParserPool:
 
     def _start_child(self) -> Child:
         with self._lock:
-            if self._folder is None:
-                # Empty, for processes to run in.
-                self._folder = tempfile.TemporaryDirectory(prefix="kb-parser-", ignore_cleanup_errors=True)
-            folder = self._folder.name
+            # Gone, when something tidies up folders that nobody wrote to for days.
+            if self._folder is None or not self._folder.is_dir():
+                self._folder = Path(tempfile.mkdtemp(prefix="kb-parser-"))
+            folder = str(self._folder)
         return Child(self._worker, self._limits, folder, namespaces=self._namespaces)
 
     def _forget(self, lane: Lane) -> None:
@@ -140,7 +143,12 @@ def _close_shared() -> None:
         _shared.clear()
 
 
+def _forget_shared() -> None:
+    """In a process that was forked off: the threads and the processes of the pools are the parent's."""
+    global _shared_lock
+    _shared_lock = threading.Lock()
+    _shared.clear()
+
+
 atexit.register(_close_shared)
-if hasattr(os, "register_at_fork"):
-    # The threads and the processes are the parent's.
-    os.register_at_fork(after_in_child=_shared.clear)
+os.register_at_fork(after_in_child=_forget_shared)

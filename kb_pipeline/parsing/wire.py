@@ -116,7 +116,7 @@ class Reply:
 def take_replies(received: bytearray, longest: int) -> tuple[list[Reply], bytearray]:
     """Return the whole replies at the front of what was received, and the rest. The replies lie in ``received``: no copy.
 
-    Raises TooLong for a reply of more than ``longest`` bytes, as soon as it begins.
+    Raises TooLong when a reply of more than ``longest`` bytes is the first, as soon as it begins.
     """
     replies: list[Reply] = []
     start = 0
@@ -124,6 +124,8 @@ def take_replies(received: bytearray, longest: int) -> tuple[list[Reply], bytear
     while len(view) - start >= REPLY.size:
         number, header_length, body_length = REPLY.unpack_from(view, start)
         if header_length + body_length > longest:
+            if replies:
+                break
             raise TooLong(f"{header_length + body_length:,}")
         body_start = start + REPLY.size + header_length
         end = body_start + body_length

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 from kb_pipeline.parsing.document import Block, BlockKind, Document
@@ -71,8 +72,10 @@ def die_unless_fresh(data: bytes) -> Document:
 
 
 def exhaust_memory(data: bytes) -> Document:
-    while True:
+    # Not without end: some systems know no limit.
+    for _ in range(2_048):
         hoard.append(bytearray(1 << 20))
+    raise MemoryError
 
 
 def take(data: bytes) -> Document:
@@ -111,6 +114,13 @@ def huge(data: bytes) -> Document:
 
 def nonsense(data: bytes) -> Document:
     os.write(_pipe_of_replies(), b"\0" * 64)
+    return echo(data)
+
+
+def aftermath(data: bytes) -> Document:
+    """Have nonsense follow this item's answer."""
+    pipe = _pipe_of_replies()
+    threading.Timer(0.05, lambda: os.write(pipe, b"\0" * 64)).start()
     return echo(data)
 
 

@@ -134,6 +134,11 @@ class TestDeaths:
         text(pool, "echo", b"x")
         assert text(pool, name, b"text") == "text"
 
+    def test_an_item_is_not_blamed_for_what_the_process_says_after_another(self, pool: ParserPool) -> None:
+        futures = [pool.submit("aftermath" if i % 7 == 0 else "echo", str(i).encode()) for i in range(50)]
+        documents = [future.result().document for future in futures]
+        assert [each.text for each in documents if each is not None] == [str(i) for i in range(50)]
+
     @pytest.mark.parametrize("size", [1, 2])
     @pytest.mark.parametrize("poison", ["segfault", "leave", "exhaust_memory", "overlapping_blocks", "nonsense", "huge"])
     def test_neighbours_of_a_poisoned_item_are_not_lost(self, size: int, poison: str) -> None:
@@ -212,6 +217,7 @@ os.kill(os.getpid(), 9)
         assert len(pids) == 2
         assert all(map(ended, pids))
 
+    @linux
     def test_processes_end_with_the_interpreter(self) -> None:
         script = """
 from kb_pipeline.parsing.child import Limits
@@ -223,6 +229,7 @@ print(*pool.pids(), flush=True)
         done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True, timeout=120)
         assert ended(int(done.stdout))
 
+    @linux
     def test_closing_ends_what_is_being_parsed(self) -> None:
         pool = ParserPool(size=1, worker=WORKER)
         text(pool, "echo", b"x")
@@ -363,6 +370,7 @@ class TestSharing:
         with ParserPool(worker=WORKER) as pool:
             assert pool.pids() == []
 
+    @linux
     def test_idle_processes_end(self) -> None:
         with ParserPool(size=1, idle_seconds=0.01, worker=WORKER) as pool:
             pids = [int(pool.parse("echo", b"x").document.title or "") for _ in range(1)]  # type: ignore[union-attr]

@@ -100,6 +100,14 @@ def test_a_reply_that_is_too_long_is_refused_before_it_is_read() -> None:
         wire.take_replies(bytearray(wire.REPLY.pack(1, 1, 1_000_000)), 1_000_000)
 
 
+def test_a_reply_before_one_that_is_too_long_is_not_lost() -> None:
+    received = bytearray(frame(1, Outcome(Status.CRASHED)) + wire.REPLY.pack(2, 1, 1_000_000))
+    (reply,), rest = wire.take_replies(received, 1_000)
+    assert reply.number == 1
+    with pytest.raises(wire.TooLong):
+        wire.take_replies(rest, 1_000)
+
+
 def test_a_long_detail_is_cut() -> None:
     (reply,), _ = wire.take_replies(bytearray(frame(1, Outcome(Status.CRASHED, detail="x" * 5_000))), 1_000_000)
     assert len(wire.decode_outcome(1, reply).detail) == 1_000
