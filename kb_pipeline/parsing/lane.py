@@ -33,6 +33,7 @@ _AHEAD_BYTES = 256 * 1024
 _GRACE_SECONDS = 5.0
 _STARTS = 2
 _KILLS = 2
+_ABORTS = frozenset({-signal.SIGABRT, -signal.SIGILL, -signal.SIGTRAP})
 _LAST_NUMBER = 0xFFFF_FFFF
 _DETAIL_CHARACTERS = 1_000
 
@@ -185,8 +186,13 @@ class Lane:
             detail = f"Parsing needs more memory than the limit of {self._limits.memory_mib:,} MiB."
             self._blame(child, Outcome(Status.TOO_LARGE, detail=detail))
         else:
+            detail = f"The parser process {death}."
+            if death.code in _ABORTS:
+                detail += (
+                    f" Native code ends so when it meets the limit of {self._limits.memory_mib:,} MiB, among other causes."
+                )
             killed = death.code == -signal.SIGKILL
-            self._blame(child, Outcome(Status.CRASHED, detail=f"The parser process {death}."), killed=killed)
+            self._blame(child, Outcome(Status.CRASHED, detail=detail), killed=killed)
 
     def _blame(self, child: Child, outcome: Outcome, *, killed: bool = False) -> None:
         """End the process. ``outcome`` is that of the item it parsed, unless that gets another chance. Raises Closed."""
