@@ -34,6 +34,9 @@ from kb_pipeline.storage.table import Staged, Storage, Table, TableWriter
 Parse = Callable[[str, bytes], Future[Outcome]]
 """(file name, bytes) -> the outcome that is to come; called from worker threads."""
 
+# Beside those that are being read: enough for every parser process to have some waiting. Bytes bound them as well.
+_SMALL_ITEMS_AHEAD = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -244,7 +247,8 @@ def _write(
     def cost(step: Step) -> int:
         return min(step.item.size or limits.max_item_bytes, limits.max_item_bytes)
 
-    for fetched in bounded_map(fetch, fetches, workers=limits.workers, budget=limits.inflight_bytes, cost=cost):
+    ahead = 2 * limits.workers + _SMALL_ITEMS_AHEAD
+    for fetched in bounded_map(fetch, fetches, workers=limits.workers, ahead=ahead, budget=limits.inflight_bytes, cost=cost):
         _place(writer, partition, fetched, processors, draft)
         done += 1
         on_progress(done, len(steps))
