@@ -55,10 +55,15 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Figure]
     with ParserPool() as pool:
         if in_pool(pool, items) != in_process(items):
             raise SystemExit("the pool returned other documents than the parsers")
-        plain, pooled = [], []
+        children = [psutil.Process(pid) for pid in pool.pids()]
+        plain, pooled, plain_cpu, pooled_cpu = [], [], 0.0, 0.0
         for _ in range(arguments.rounds):
+            begun = processor_seconds([])
             plain.append(seconds(lambda: in_process(items)))
+            plain_cpu += processor_seconds([]) - begun
+            begun = processor_seconds(children)
             pooled.append(seconds(lambda: in_pool(pool, items)))
+            pooled_cpu += processor_seconds(children) - begun
         resident = max(psutil.Process(pid).memory_info().rss for pid in pool.pids())
         processes = len(pool.pids())
     # Each round's two halves met the same neighbours: the ratio is taken within it.
@@ -78,10 +83,19 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Figure]
             "parsing in the pool", round(reference * ratio, 2), "MB/s", round(reference, 2), "in process",
             target=0.9, better="higher", of_ratio=True,
         ),
+        Figure(
+            "processor time of the pool", round(pooled_cpu, 2), "s", round(plain_cpu, 2), "in process",
+            note="all processes; spread over the cores",
+        ),
         Figure("a large item in the pool", round(large_pooled, 3), "s", round(large_plain, 3), "in process", note="32 MiB"),
         Figure("start of a process and its first item", round(statistics.median(first), 3), "s"),
         Figure("resident memory of a process", round(resident / 1e6, 1), "MB"),
     ]  # fmt: skip
+
+
+def processor_seconds(children: Sequence[psutil.Process]) -> float:
+    """The processor time that this process and its parser processes have taken so far."""
+    return time.process_time() + sum(sum(child.cpu_times()[:2]) for child in children)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -94,6 +108,6 @@ def seconds(work: Callable[[], object]) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the *.md files are")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--copies", type=int, default=3, help="how often a round holds each file")
     main(parser, measure)

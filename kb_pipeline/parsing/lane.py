@@ -27,8 +27,9 @@ from kb_pipeline.statuses import Status
 
 # What a process has waiting, the item that it parses included, so that it never waits for this one. Larger items are sent
 # when the process has nothing else: parsing them takes long enough to hide the way there.
-_AHEAD_ITEMS = 8
-_AHEAD_BYTES = 256 * 1024
+# On busy cores this thread may have to wait for some milliseconds: that much work lies in thirty small files.
+_AHEAD_ITEMS = 32
+_AHEAD_BYTES = 512 * 1024
 # Beyond the time limit, for an answer that is on its way: this process may have been stopped as well.
 _GRACE_SECONDS = 5.0
 _STARTS = 2
