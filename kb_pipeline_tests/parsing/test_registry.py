@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from kb_pipeline.parsing.registry import choose
-from kb_pipeline.parsing.worker import PARSERS
 
 
 @pytest.mark.parametrize(
@@ -45,9 +44,3 @@ from kb_pipeline.parsing.worker import PARSERS
 def test_choice(name: str, head: bytes, parser_id: str | None) -> None:
     parser = choose(name, head)
     assert (parser and parser.id) == parser_id
-
-
-def test_only_native_formats_are_isolated() -> None:
-    parsers = {name: choose(name, b"") for name in ["a.pdf", "a.html", "a.txt", "a.md", "a.ipynb"]}
-    assert [name for name, parser in parsers.items() if parser and parser.isolated] == ["a.pdf", "a.html"]
-    assert {parser.id for parser in parsers.values() if parser and parser.isolated} == set(PARSERS)
