@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from xml.etree.ElementTree import Element  # noqa: S405 - for the type; trees parses
+from xml.etree.ElementTree import Element
 
 from kb_pipeline.parsing import omml, ooxml
 from kb_pipeline.parsing.document import BlockKind, Document
@@ -25,7 +25,9 @@ _WHAT = "The Word document"
 _HEADING_NAME = re.compile(r"heading ([1-9])", re.I)
 _CODE_NAME = re.compile(r"\b(?:code|source|verbatim|preformatted)", re.I)
 _QUOTE_NAME = re.compile(r"\bquote\b", re.I)
-_LEFT_OUT = frozenset({"del", "moveFrom", "sectPr", "instrText", "delText", "rPr", "pPr", "tblPr", "tblGrid", "trPr", "tcPr"})
+_LEFT_OUT = frozenset(
+    {"del", "moveFrom", "sectPr", "instrText", "delText", "rPr", "pPr", "tblPr", "tblGrid", "trPr", "tcPr"}
+)
 _BASED_ON = 20
 
 
@@ -281,7 +283,8 @@ def _ordered_lists(package: ooxml.Package, part: str) -> dict[tuple[str, int], b
         root = package.tree(target)
         formats = {
             attribute(abstract, "abstractNumId"): {
-                attribute(level, "ilvl") or "": attribute(child(level, "numFmt"), "val") for level in children(abstract, "lvl")
+                attribute(level, "ilvl") or "": attribute(child(level, "numFmt"), "val")
+                for level in children(abstract, "lvl")
             }
             for abstract in children(root, "abstractNum")
         }

@@ -12,7 +12,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Iterator
-from xml.etree.ElementTree import Element, SubElement  # noqa: S405 - built here, not parsed
+from xml.etree.ElementTree import Element, SubElement
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -53,17 +53,20 @@ def parse(data: bytes, name: str) -> Document:
 
     Title, author, dates and language are taken from the head.
     """
-    text, encoding = _decode(data)
+    text, encoding = decode_page(data)
     writer = Writer()
     title, metadata = write(text, writer)
     return writer.document("text/html", title, {**metadata, "encoding": encoding})
 
 
-def write(text: str, writer: Writer) -> tuple[str, dict[str, str]]:
-    """Write a page, or a piece of one, to ``writer``; return its title ("" for none) and its metadata."""
+def write(text: str, writer: Writer, *, below: int = 0) -> tuple[str, dict[str, str]]:
+    """Write a page, or a piece of one, to ``writer``; return its title ("" for none) and its metadata.
+
+    ``below``: what is added to the levels of its headings.
+    """
     tree = LexborHTMLParser(text)
     if tree.body is not None:
-        _Walk(writer).run(tree.body)
+        _Walk(writer, below).run(tree.body)
     head_title = tree.css_first("title")
     return one_line(head_title.text()) if head_title else "", _metadata(tree)
 
@@ -98,7 +101,8 @@ _CREATED = "article:published_time date dc.date dcterms.created dcterms.date dc.
 _MODIFIED = "article:modified_time last-modified dcterms.modified dc.date.modified og:updated_time"
 
 
-def _decode(data: bytes) -> tuple[str, str]:
+def decode_page(data: bytes) -> tuple[str, str]:
+    """Return the text of a page, and the encoding that it declares or, where that is wrong or missing, is found."""
     declared = _CHARSET.search(data[:_HEAD_BYTES])
     if declared is not None:
         try:
@@ -115,7 +119,8 @@ def _decode(data: bytes) -> tuple[str, str]:
 class _Walk:
     """One walk over the tree, without recursion: pages can be nested deeper than Python's stack."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, below: int) -> None:
+        self._below = below
         self._writer = writer
         self._inline: list[str] = []
         self._lists: list[int | None] = []  # Open lists: the next number, or None for bullets.
@@ -152,7 +157,7 @@ class _Walk:
             self._flush()
             title = _inline_text(node).strip(_PERMALINKS)
             self._end_list()
-            self._writer.heading(_HEADINGS[tag], title.replace("\n", " "))
+            self._writer.heading(_HEADINGS[tag] + self._below, title.replace("\n", " "))
             return True
         if tag == "pre":
             self._flush()

@@ -7,7 +7,7 @@ doesn't: where formulas stand in a page (html) or a document (odf).
 from __future__ import annotations
 
 from collections.abc import Callable
-from xml.etree.ElementTree import Element  # noqa: S405 - for the type; nothing is parsed here
+from xml.etree.ElementTree import Element
 
 from kb_pipeline.parsing import tex
 from kb_pipeline.parsing.trees import children, local, text_of
@@ -121,7 +121,10 @@ def _under_over(element: Element) -> str:
     return base
 
 
-_WITH_LIMITS = tex.FUNCTIONS | frozenset("sum prod coprod bigcap bigcup bigwedge bigvee bigoplus bigotimes int iint oint".split())
+_BIG_OPERATORS = """
+    sum prod coprod bigcap bigcup bigwedge bigvee bigoplus bigotimes int iint iiint oint
+"""
+_WITH_LIMITS = tex.FUNCTIONS | frozenset(_BIG_OPERATORS.split())
 
 
 def _multiscripts(element: Element) -> str:

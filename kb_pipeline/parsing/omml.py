@@ -6,12 +6,18 @@ What belongs here: each element of OMML. What doesn't: where formulas stand in a
 from __future__ import annotations
 
 from collections.abc import Callable
-from xml.etree.ElementTree import Element  # noqa: S405 - for the type; nothing is parsed here
+from xml.etree.ElementTree import Element
 
 from kb_pipeline.parsing import tex
 from kb_pipeline.parsing.trees import attribute, child, children, local, text_of
 
-_SCRIPTS = {"double-struck": "mathbb", "fraktur": "mathfrak", "script": "mathcal", "sans-serif": "mathsf", "monospace": "mathtt"}
+_SCRIPTS = {
+    "double-struck": "mathbb",
+    "fraktur": "mathfrak",
+    "script": "mathcal",
+    "sans-serif": "mathsf",
+    "monospace": "mathtt",
+}
 _LIMITS = frozenset({"∑", "∏", "∐", "⋂", "⋃", "⋀", "⋁", "⨁", "⨂"})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from xml.etree.ElementTree import Element  # noqa: S405 - for the type; trees parses
+from xml.etree.ElementTree import Element
 
 from kb_pipeline.parsing import trees
 from kb_pipeline.parsing.containers import Container, resolve

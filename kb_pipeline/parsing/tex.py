@@ -49,7 +49,7 @@ ACCENTS = {
     "\u0302": "hat", "^": "hat", "ˆ": "hat", "\u0303": "tilde", "~": "tilde", "˜": "tilde", "\u0304": "bar",
     "\u0305": "overline", "¯": "bar", "‾": "overline", "_": "underline", "\u0306": "breve", "˘": "breve",
     "\u0307": "dot", "˙": "dot", "\u0308": "ddot", "¨": "ddot", "\u20db": "dddot", "\u030c": "check", "ˇ": "check",
-    "\u0301": "acute", "´": "acute", "\u0300": "grave", "`": "grave", "\u20d7": "vec", "→": "vec", "⃗": "vec",
+    "\u0301": "acute", "´": "acute", "\u0300": "grave", "`": "grave", "\u20d7": "vec", "→": "vec",
     "\u20d6": "overleftarrow", "\u20e1": "overleftrightarrow", "⏞": "overbrace", "⏟": "underbrace",
 }  # fmt: skip
 _COMMAND_AT_END = re.compile(r"\\[A-Za-z]+$")

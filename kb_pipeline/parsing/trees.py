@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import html.entities
 from collections.abc import Iterator
-from xml.etree.ElementTree import Element, ParseError as NotWellFormed, XMLParser  # noqa: S405 - see parse
+from xml.etree.ElementTree import Element, XMLParser, tostring
+from xml.etree.ElementTree import ParseError as NotWellFormed
 from xml.parsers import expat
 
 from kb_pipeline.parsing.errors import ParseError
@@ -29,7 +30,7 @@ def parse(data: bytes, what: str, *, encoding: str | None = None) -> Element:
     Raises ParseError(CORRUPT) for what is not well-formed, declares entities, or is nested more than 200 deep.
     """
     refuse_entities(data, what, encoding)
-    parser = XMLParser(encoding=encoding)  # noqa: S314 - refuse_entities has looked at it
+    parser = XMLParser(encoding=encoding)
     parser.entity.update(html.entities.entitydefs)
     try:
         parser.feed(data)
@@ -102,3 +103,16 @@ def text_of(element: Element | None) -> str:
 def descendants(element: Element, name: str) -> Iterator[Element]:
     """Yield the element itself and all that is in it, where the local name is ``name``."""
     return (each for each in element.iter() if local(each) == name)
+
+
+def without_namespaces(element: Element) -> Element:
+    """Return a copy in which every name is a local one; comments are left out."""
+    copied = Element(local(element), {key.rpartition("}")[2]: value for key, value in element.items()})
+    copied.text, copied.tail = element.text, element.tail
+    copied.extend(without_namespaces(each) for each in element if local(each))
+    return copied
+
+
+def serialised(element: Element) -> str:
+    """Return an element as HTML, with what follows it."""
+    return tostring(element, encoding="unicode", method="html")
