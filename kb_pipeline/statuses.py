@@ -54,7 +54,7 @@ _SENTENCES = {
     Status.ENCRYPTED: "The item needs a password: remove the password at the source.",
     Status.CORRUPT: "The bytes are not a valid file of their format: repair or replace the item at the source.",
     Status.UNSUPPORTED: "A valid file in a variant of its format that this version cannot read: save it in a current one.",
-    Status.TOO_LARGE: "The item is larger than the profile's limits.max_item_bytes, or unpacks to far more: split it.",
+    Status.TOO_LARGE: "The item is larger than the profile's limits.max_item_bytes: split it or raise the limit.",
     Status.TIMED_OUT: "Parsing took longer than the profile's limits.parse_seconds and was stopped.",
     Status.CRASHED: "The parser ended abnormally on this item; the item is set aside and the rest went on.",
     Status.UNREADABLE: "The source listed the item but could not deliver its bytes: tried again in every run.",

@@ -6,7 +6,7 @@ what makes a stored result stale.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kb_pipeline.parsing import (
@@ -96,11 +96,6 @@ _BY_EXTENSION: dict[str, Parser] = {
     "ipynb": _NOTEBOOK,
     "pdf": _PDF,
 }
-
-ISOLATED: Mapping[str, Callable[[bytes, str], Document]] = {
-    parser.id: parser.parse for parser in dict.fromkeys(_BY_EXTENSION.values()) if parser.isolated
-}
-"""What the parser process has to know: its parsers by id."""
 
 # Known, and without a parser in this version: never taken for text, whatever their first bytes.
 _EXTENSIONS_WITHOUT_PARSER = """

@@ -95,7 +95,7 @@ def script(base: str, mark: str, exponent: str) -> str:
 
 def atom(base: str) -> str:
     """Return ``base`` so that a script belongs to all of it."""
-    single = len(base) == 1 or re.fullmatch(r"\\[A-Za-z]+(?:\{[^{}]*\})?", base)
+    single = len(base) < 2 or re.fullmatch(r"\\[A-Za-z]+(?:\{[^{}]*\})?", base)
     return base if single else f"{{{base}}}"
 
 

@@ -173,7 +173,7 @@ class TestCode:
         document = code.parse(source.encode(), "pkg/mod.py")
         assert document.text == source
         assert document.title == "mod.py"
-        assert document.metadata["language"] == "python"
+        assert document.metadata["programming_language"] == "python"
         assert outline(document) == [
             ("code", "import a\nimport b"),
             ("code", "def f():\n    x\n\n    y"),
