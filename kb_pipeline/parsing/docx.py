@@ -154,10 +154,12 @@ class _Walk:
 
     def _extras(self) -> None:
         """Write what hangs on the paragraph before: text boxes and charts."""
-        while self._boxes:
-            self.blocks(self._boxes.pop(0))
-        while self._charts:
-            for title, rows in ooxml.chart_tables(self._package.tree(self._charts.pop(0))):
+        boxes, self._boxes = self._boxes, []
+        charts, self._charts = self._charts, []
+        for box in boxes:
+            self.blocks(box)
+        for chart in charts:
+            for title, rows in ooxml.chart_tables(self._package.tree(chart)):
                 self.writer.add(BlockKind.PARAGRAPH, title)
                 self.writer.table(rows, header=True)
 

@@ -211,8 +211,9 @@ class _Walk:
 
     def _write_after(self) -> None:
         """Write the text boxes that hang on the paragraph before."""
-        while self._after:
-            self.blocks(self._after.pop(0))
+        boxes, self._after = self._after, []
+        for box in boxes:
+            self.blocks(box)
 
     def _text(self, element: Element) -> str:
         """Return the text in a paragraph or a part of one."""

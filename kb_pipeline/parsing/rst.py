@@ -53,6 +53,7 @@ class _Scanner:
         self._levels: list[tuple[str, bool]] = []
         self._found: list[Block] = []
         self._quotes = False
+        self._tables_end = True
 
     def blocks(self) -> list[Block]:
         i = 0
@@ -74,7 +75,7 @@ class _Scanner:
             return self._add(BlockKind.CODE, i, self._run(i, bool))
         if directive := _DIRECTIVE.match(line.lstrip()):
             return self._directive(i, directive[1])
-        if not indented and not self.metadata and self._at_head() and _FIELD.match(line):
+        if not indented and not self.metadata and _FIELD.match(line) and self._at_head():
             return self._fields(i)
         if _ITEM.match(line.lstrip()):
             self._quotes = False
@@ -126,10 +127,10 @@ class _Scanner:
 
     def _directive(self, i: int, name: str) -> int:
         """Add a directive, options included. Text inside an admonition is looked at for itself."""
-        stop = self._indented_stop(i + 1, _indent(self._bare[i]))
         self._quotes = False
         if name in _TRANSPARENT:
             return self._add(BlockKind.PARAGRAPH, i, self._run(i, bool, i + 1))
+        stop = self._indented_stop(i + 1, _indent(self._bare[i]))
         return self._add(_DIRECTIVES.get(name.rpartition(":")[2] or name, BlockKind.PARAGRAPH), i, stop)
 
     def _fields(self, i: int) -> int:
@@ -197,10 +198,12 @@ class _Scanner:
             return self._run(i, lambda line: line.lstrip().startswith(("+", "|")))
         # A simple table ends with its last border, which a blank line follows.
         stop = i + 1
-        while stop < len(self._bare):
+        while self._tables_end and stop < len(self._bare):
             if _SIMPLE.match(self._bare[stop].strip()) and not self._at(stop + 1):
                 return stop + 1
             stop += 1
+        # Remembered, so that a text full of borders is not searched to its end for each of them.
+        self._tables_end = False
         return self._run(i, bool)
 
 

@@ -52,18 +52,22 @@ ACCENTS = {
     "\u0301": "acute", "´": "acute", "\u0300": "grave", "`": "grave", "\u20d7": "vec", "→": "vec",
     "\u20d6": "overleftarrow", "\u20e1": "overleftrightarrow", "⏞": "overbrace", "⏟": "underbrace",
 }  # fmt: skip
+_LONGEST_COMMAND = 40
 _COMMAND_AT_END = re.compile(r"\\[A-Za-z]+$")
 _WORD = re.compile(r"[A-Za-z]+")
 
 
 def join(pieces: Iterable[str]) -> str:
     """Return the pieces one after the other, with a space where a command would run into the letter after it."""
-    joined = ""
+    joined: list[str] = []
     for piece in pieces:
-        if piece and piece[0].isalpha() and _COMMAND_AT_END.search(joined):
-            joined += " "
-        joined += piece
-    return joined
+        if not piece:
+            continue
+        # A command is never parted over pieces, so the end of the last one tells.
+        if joined and piece[0].isalpha() and _COMMAND_AT_END.search(joined[-1][-_LONGEST_COMMAND:]):
+            joined.append(" ")
+        joined.append(piece)
+    return "".join(joined)
 
 
 def characters(text: str) -> str:
