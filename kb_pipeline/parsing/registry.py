@@ -20,6 +20,7 @@ from kb_pipeline.parsing import (
     markup,
     notebook,
     odf,
+    outlook,
     pdf,
     pptx,
     rst,
@@ -72,6 +73,7 @@ _ODT = Parser("odt/1", odf.TEXT, odf.parse_text, isolated=True)
 _ODP = Parser("odp/1", odf.PRESENTATION, odf.parse_presentation, isolated=True)
 _SPREADSHEET = Parser("spreadsheet/1", spreadsheet.XLSX, spreadsheet.parse, isolated=True)
 _EPUB = Parser("epub/1", "application/epub+zip", epub.parse, isolated=True)
+_OUTLOOK = Parser("outlook/1", "application/vnd.ms-outlook", outlook.parse, isolated=True)
 _MAIL = Parser("mail/1", "message/rfc822", mail.parse, isolated=True)
 
 _BY_EXTENSION: dict[str, Parser] = {
@@ -93,6 +95,7 @@ _BY_EXTENSION: dict[str, Parser] = {
     "csv": _CSV,
     "epub": _EPUB,
     "eml": _MAIL,
+    "msg": _OUTLOOK,
     "ipynb": _NOTEBOOK,
     "pdf": _PDF,
 }
@@ -100,7 +103,7 @@ _BY_EXTENSION: dict[str, Parser] = {
 # Known, and without a parser in this version: never taken for text, whatever their first bytes.
 _EXTENSIONS_WITHOUT_PARSER = """
     doc dot ppt pot pps pages numbers key rtf mobi azw3 djvu ps eps
-    msg mbox pst vcf ics
+    mbox pst vcf ics
     zip tar gz tgz bz2 xz zst 7z rar jar war whl iso dmg deb rpm
     png jpg jpeg gif bmp tif tiff webp heic ico svg psd ai mp3 wav flac ogg m4a mp4 mkv mov avi webm
     exe dll so dylib o a class pyc pyd wasm bin ttf otf woff woff2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kb_pipeline.parsing.document import Document
 from kb_pipeline.parsing.registry import HEAD_BYTES, choose
-from kb_pipeline_tests.parsing import packages
+from kb_pipeline_tests.parsing import compound_builder, packages
 from kb_pipeline_tests.parsing.pdf_builder import build_pdf
 
 _HERE = Path(__file__).parent
@@ -22,6 +22,7 @@ _BUILT: dict[str, Callable[[], bytes]] = {
     "sample.odp": packages.sample_odp,
     "sample.xlsx": packages.sample_xlsx,
     "sample.epub": packages.sample_epub,
+    "sample.msg": compound_builder.sample_msg,
     "sample.pdf": lambda: build_pdf(["One page", "Another\npage"], title="Pages", outline={"First": 0, "Second": 1}),
 }
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from kb_pipeline.parsing.document import BlockKind, Document
 from kb_pipeline.parsing.errors import ParseError
 from kb_pipeline.parsing.metadata import common, iso_date
 from kb_pipeline.statuses import Status
+from kb_pipeline_tests.parsing.compound_builder import build_compound, sample_msg
 from kb_pipeline_tests.parsing.goldens import parse
 from kb_pipeline_tests.parsing.packages import (
     STYLES,
@@ -344,3 +347,30 @@ class TestRestructuredText:
     def test_a_long_list_takes_no_long_time(self) -> None:
         source = "- a::\n\n" * 20_000 + "   x\n\n" * 20_000
         assert parse("a.rst", source.encode()).text == source
+
+
+class TestOutlook:
+    def test_a_text_in_a_code_page(self) -> None:
+        properties = bytes(32) + struct.pack("<IIQ", 0x3FFD0003, 0, 1251)
+        streams = {"__properties_version1.0": properties, "__substg1.0_1000001E": "Привет".encode("cp1251")}
+        assert parse("a.msg", build_compound(streams)).text == "Привет"
+
+    def test_a_compound_file_that_is_no_message(self) -> None:
+        with pytest.raises(ParseError) as caught:
+            parse("a.msg", build_compound({"WordDocument": b"text"}))
+        assert caught.value.status is Status.UNSUPPORTED
+
+    @pytest.mark.parametrize("data", [b"plain text", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), sample_msg()[:700]])
+    def test_no_compound_file(self, data: bytes) -> None:
+        with pytest.raises(ParseError) as caught:
+            parse("a.msg", data)
+        assert caught.value.status is Status.CORRUPT
+
+    @pytest.mark.parametrize("number", [0, 1, 5, 0xFFFFFFF0])
+    def test_chains_that_run_in_circles(self, number: int) -> None:
+        data = bytearray(sample_msg())
+        start = struct.unpack_from("<I", data, 76)[0] * 512 + 512
+        struct.pack_into("<100I", data, start, *[number] * 100)
+        with pytest.raises(ParseError) as caught:
+            parse("a.msg", bytes(data))
+        assert caught.value.status is Status.CORRUPT

@@ -15,7 +15,17 @@ from kb_pipeline_tests.parsing.goldens import parse, samples
 
 SAMPLES = samples()
 ZIPPED = ["sample.docx", "sample.pptx", "sample.odt", "sample.odp", "sample.xlsx", "sample.epub"]
-PLAIN = ["sample.html", "sample.xml", "sample.rss", "sample.atom", "sample.eml", "sample.rst", "sample.tex", "sample.ipynb"]
+PLAIN = [
+    "sample.html",
+    "sample.xml",
+    "sample.rss",
+    "sample.atom",
+    "sample.eml",
+    "sample.msg",
+    "sample.rst",
+    "sample.tex",
+    "sample.ipynb",
+]
 
 
 def members(name: str) -> dict[str, bytes]:
