@@ -24,6 +24,7 @@ from kb_pipeline.parsing import (
     pdf,
     pptx,
     rst,
+    rtf,
     signatures,
     spreadsheet,
     structured,
@@ -74,6 +75,7 @@ _ODP = Parser("odp/1", odf.PRESENTATION, odf.parse_presentation, isolated=True)
 _SPREADSHEET = Parser("spreadsheet/1", spreadsheet.XLSX, spreadsheet.parse, isolated=True)
 _EPUB = Parser("epub/1", "application/epub+zip", epub.parse, isolated=True)
 _OUTLOOK = Parser("outlook/1", "application/vnd.ms-outlook", outlook.parse, isolated=True)
+_RTF = Parser("rtf/1", "application/rtf", rtf.parse, isolated=True)
 _MAIL = Parser("mail/1", "message/rfc822", mail.parse, isolated=True)
 
 _BY_EXTENSION: dict[str, Parser] = {
@@ -98,11 +100,12 @@ _BY_EXTENSION: dict[str, Parser] = {
     "msg": _OUTLOOK,
     "ipynb": _NOTEBOOK,
     "pdf": _PDF,
+    "rtf": _RTF,
 }
 
 # Known, and without a parser in this version: never taken for text, whatever their first bytes.
 _EXTENSIONS_WITHOUT_PARSER = """
-    doc dot ppt pot pps pages numbers key rtf mobi azw3 djvu ps eps
+    doc dot ppt pot pps pages numbers key mobi azw3 djvu ps eps
     mbox pst vcf ics
     zip tar gz tgz bz2 xz zst 7z rar jar war whl iso dmg deb rpm
     png jpg jpeg gif bmp tif tiff webp heic ico svg psd ai mp3 wav flac ogg m4a mp4 mkv mov avi webm
@@ -116,12 +119,14 @@ def choose(name: str, head: bytes) -> Parser | None:
     """Return the parser for a file, or None when this version has none (the exclusion rule ``no_parser``).
 
     ``name``: the file name with its extension. ``head``: the first HEAD_BYTES bytes, or more.
-    A PDF and a notebook are told by their bytes. Then the extension decides. With an unknown extension, or none, or one
-    that has no parser, the members of a ZIP file tell documents; other files are read as HTML, XML, mail or plain text
-    where their bytes look like it.
+    PDF, rich text and notebooks are told by their bytes. Then the extension decides. With an unknown extension, or none,
+    or one that has no parser, the members of a ZIP file tell documents; other files are read as HTML, XML, mail or plain
+    text where their bytes look like it.
     """
     if head.startswith(signatures.PDF):
         return _PDF
+    if head.startswith(signatures.RTF):
+        return _RTF
     extension = _extension(name)
     parser = _CODE if code.language(name) else _BY_EXTENSION.get(extension)
     if parser in (_JSON, None) and extension not in _WITHOUT_PARSER and signatures.looks_like_notebook(head):

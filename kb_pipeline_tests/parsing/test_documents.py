@@ -374,3 +374,29 @@ class TestOutlook:
         with pytest.raises(ParseError) as caught:
             parse("a.msg", bytes(data))
         assert caught.value.status is Status.CORRUPT
+
+
+class TestRichText:
+    @pytest.mark.parametrize(
+        ("source", "text"),
+        [
+            (r"{\rtf1 a\par b}", "a\n\nb"),
+            (r"{\rtf1\ansicpg1251 \'cf\'f0\'e8}", "При"),
+            (r"{\rtf1\ansicpg932 \'93\'fa\'96\'7b}", "日本"),
+            (r"{\rtf1\uc1 \u-10179?\u-8704?}", "😀"),
+            (r"{\rtf1\uc2 \u945 ab c}", "α c"),
+            (r"{\rtf1\uc0 \u945 a}", "αa"),
+            (r"{\rtf1{\uc2\u945 ab}\u946 ab}", "αβb"),
+            (r"{\rtf1 \ansicpg99999 \'e9}", "é"),
+            (r"{\rtf1 {\pict 0011}{\*\x y}z} after", "z"),
+            (r"{\rtf1 \trowd\intbl a\par b\cell c\cell\row\pard d}", "| a b | c |\n| --- | --- |\n\nd"),
+        ],
+    )
+    def test_text(self, source: str, text: str) -> None:
+        assert parse("a.rtf", source.encode()).text == text
+
+    @pytest.mark.parametrize("source", [b"plain", b"{\\rtf1 {text}", b"{\\rtf1" + b"{" * 20_000])
+    def test_no_rich_text(self, source: bytes) -> None:
+        with pytest.raises(ParseError) as caught:
+            parse("a.rtf", source)
+        assert caught.value.status is Status.CORRUPT

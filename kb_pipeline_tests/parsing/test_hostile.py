@@ -21,6 +21,7 @@ PLAIN = [
     "sample.rss",
     "sample.atom",
     "sample.eml",
+    "sample.rtf",
     "sample.msg",
     "sample.rst",
     "sample.tex",

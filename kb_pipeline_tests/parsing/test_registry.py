@@ -50,6 +50,8 @@ from kb_pipeline_tests.parsing import packages
         ("a.epub", b"", "epub/1"),
         ("a.eml", b"From: x", "mail/1"),
         ("a.msg", b"", "outlook/1"),
+        ("a.rtf", b"", "rtf/1"),
+        ("a.doc", b"{\\rtf1 text}", "rtf/1"),
         ("a.rst", b"x", "rst/1"),
         ("a.xml", b"<a/>", "xml/1"),
         ("a.rss", b"<a/>", "xml/1"),
@@ -95,7 +97,7 @@ def test_twenty_languages_and_more() -> None:
 
 def test_only_verbatim_text_is_parsed_without_isolation() -> None:
     names = ["a.txt", "a.md", "a.rst", "a.tex", "a.py", "a.ipynb", "a.csv", "a.json", "a.jsonl", "a.html", "a.xml", "a.pdf"]
-    names += ["a.docx", "a.pptx", "a.xlsx", "a.odt", "a.odp", "a.epub", "a.eml", "a.msg"]
+    names += ["a.docx", "a.pptx", "a.xlsx", "a.odt", "a.odp", "a.epub", "a.eml", "a.msg", "a.rtf"]
     parsers = {name: choose(name, b"") for name in names}
     assert [name for name, parser in parsers.items() if parser and not parser.isolated] == names[:9]
 
