@@ -79,7 +79,9 @@ class _Reader:
         group = _Group()
         stack: list[_Group] = []
         optional = False
-        for token in _TOKEN.finditer(data):
+        position = 0
+        while (token := _TOKEN.search(data, position)) is not None:
+            position = token.end()
             word, number, coded, symbol, brace, text = token.groups()
             if coded is None:
                 self._decode(group.target)
@@ -98,6 +100,10 @@ class _Reader:
                 continue
             elif word is not None:
                 control = word.decode("ascii")
+                if control == "bin" and number is not None:
+                    # Bytes that are no rich text, of pictures mostly.
+                    position += max(int(number), 0)
+                    continue
                 if optional and control not in _OPTIONAL:
                     group = replace(group, target="")
                 group = self._control(control, int(number) if number is not None else None, group)

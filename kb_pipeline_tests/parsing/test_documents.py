@@ -388,6 +388,7 @@ class TestRichText:
             (r"{\rtf1\uc0 \u945 a}", "αa"),
             (r"{\rtf1{\uc2\u945 ab}\u946 ab}", "αβb"),
             (r"{\rtf1 \ansicpg99999 \'e9}", "é"),
+            (r"{\rtf1 a{\pict\bin3 }{{}b}", "ab"),
             (r"{\rtf1 {\pict 0011}{\*\x y}z} after", "z"),
             (r"{\rtf1 \trowd\intbl a\par b\cell c\cell\row\pard d}", "| a b | c |\n| --- | --- |\n\nd"),
         ],
