@@ -27,7 +27,7 @@ def test_nothing_but_white_space_is_empty(name: str, data: bytes) -> None:
         ("a.txt", b"text", Status.PARSED, ""),
         ("a.html", b"<script>1</script>", Status.NO_TEXT, ""),
         ("a.pdf", build_pdf([""]), Status.NO_TEXT, ""),
-        ("a.docx", b"PK\x03\x04rest", Status.EXCLUDED, "no_parser"),
+        ("a.zip", b"PK\x03\x04rest", Status.EXCLUDED, "no_parser"),
         ("a.xyz", b"\x00\x01\x02", Status.EXCLUDED, "no_parser"),
         ("a.md", b"text\x00more", Status.CORRUPT, "binary"),
         ("a.txt", b"PK\x03\x04rest", Status.CORRUPT, "binary"),
