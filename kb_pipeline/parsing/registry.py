@@ -44,22 +44,20 @@ HEAD_BYTES = 8_192
 class Parser:
     """How one format is read.
 
-    ``id`` is stored with results. ``parse`` takes bytes and the file name, and raises ParseError. ``isolated`` parsers
-    run native code over hostile input, unpack it or build trees of it, and belong in a process of their own
-    (``IsolatedParser``).
+    ``id`` is stored with results. ``parse`` takes bytes and the file name, and raises ParseError. Parsers run native code
+    over hostile input, unpack it and build trees of it: the pipeline calls them in processes of their own (``pool``).
     """
 
     id: str
     media_type: str
     parse: Callable[[bytes, str], Document]
-    isolated: bool = False
 
 
 _TEXT = Parser("text/1", "text/plain", text.parse)
 _MARKDOWN = Parser("markdown/2", "text/markdown", markdown.parse)
 _RST = Parser("rst/1", "text/x-rst", rst.parse)
-_HTML = Parser("html/2", "text/html", html.parse, isolated=True)
-_XML = Parser("xml/1", "application/xml", markup.parse, isolated=True)
+_HTML = Parser("html/2", "text/html", html.parse)
+_XML = Parser("xml/1", "application/xml", markup.parse)
 _LATEX = Parser("latex/2", "text/x-tex", latex.parse)
 _CODE = Parser("code/2", "text/x-source", code.parse)
 _NOTEBOOK = Parser("notebook/2", "application/x-ipynb+json", notebook.parse)
@@ -67,16 +65,16 @@ _CSV = Parser("csv/1", "text/csv", tabular.parse_csv)
 _TSV = Parser("tsv/1", "text/tab-separated-values", tabular.parse_tsv)
 _JSON = Parser("json/1", "application/json", structured.parse_json)
 _JSON_LINES = Parser("jsonl/1", "application/jsonl", structured.parse_json_lines)
-_PDF = Parser("pdf/2", "application/pdf", pdf.parse, isolated=True)
-_DOCX = Parser("docx/1", docx.MEDIA_TYPE, docx.parse, isolated=True)
-_PPTX = Parser("pptx/1", pptx.MEDIA_TYPE, pptx.parse, isolated=True)
-_ODT = Parser("odt/1", odf.TEXT, odf.parse_text, isolated=True)
-_ODP = Parser("odp/1", odf.PRESENTATION, odf.parse_presentation, isolated=True)
-_SPREADSHEET = Parser("spreadsheet/1", spreadsheet.XLSX, spreadsheet.parse, isolated=True)
-_EPUB = Parser("epub/1", "application/epub+zip", epub.parse, isolated=True)
-_OUTLOOK = Parser("outlook/1", "application/vnd.ms-outlook", outlook.parse, isolated=True)
-_RTF = Parser("rtf/1", "application/rtf", rtf.parse, isolated=True)
-_MAIL = Parser("mail/1", "message/rfc822", mail.parse, isolated=True)
+_PDF = Parser("pdf/2", "application/pdf", pdf.parse)
+_DOCX = Parser("docx/1", docx.MEDIA_TYPE, docx.parse)
+_PPTX = Parser("pptx/1", pptx.MEDIA_TYPE, pptx.parse)
+_ODT = Parser("odt/1", odf.TEXT, odf.parse_text)
+_ODP = Parser("odp/1", odf.PRESENTATION, odf.parse_presentation)
+_SPREADSHEET = Parser("spreadsheet/1", spreadsheet.XLSX, spreadsheet.parse)
+_EPUB = Parser("epub/1", "application/epub+zip", epub.parse)
+_OUTLOOK = Parser("outlook/1", "application/vnd.ms-outlook", outlook.parse)
+_RTF = Parser("rtf/1", "application/rtf", rtf.parse)
+_MAIL = Parser("mail/1", "message/rfc822", mail.parse)
 
 _BY_EXTENSION: dict[str, Parser] = {
     **dict.fromkeys(["txt", "text", "log", "adoc", "org"], _TEXT),

@@ -34,7 +34,7 @@ _KINDS = tuple(BlockKind)
 _KIND_NUMBERS = {id(kind): number for number, kind in enumerate(_KINDS)}
 _STATUSES = frozenset(
     {Status.PARSED, Status.EMPTY, Status.NO_TEXT, Status.CORRUPT, Status.ENCRYPTED, Status.CRASHED, Status.TOO_LARGE}
-    | {Status.EXCLUDED}
+    | {Status.UNSUPPORTED, Status.EXCLUDED}
 )
 _MESSAGE_CHARACTERS = 1_000
 _NUMBER_BYTES = 4

@@ -14,7 +14,8 @@ from kb_pipeline.parsing.errors import ParseError
 from kb_pipeline.statuses import Status
 from kb_pipeline_tests.parsing.goldens import parse
 
-CORPORA = Path(os.environ.get("KB_CORPORA", "/work/shared/corpora")) / "documents"
+# Beside the checkout, or where $KB_CORPORA says.
+CORPORA = Path(os.environ.get("KB_CORPORA", Path(__file__).parents[3] / "shared" / "corpora")) / "documents"
 pytestmark = pytest.mark.skipif(not CORPORA.is_dir(), reason=f"no real documents in {CORPORA}")
 MIXED = CORPORA / "mixed"
 

@@ -58,10 +58,10 @@ class TestAnswers:
             pdf = pool.parse("a.pdf", build_pdf(["Hello parser"], title="A title"))
             markdown = pool.parse("a.md", b"# One\n\ntwo")
             bad = pool.parse("a.json", b"{")
-            unknown = pool.parse("a.docx", b"PK\x03\x04")
+            unknown = pool.parse("a.zip", b"PK\x03\x04")
             empty = pool.parse("a.txt", b" \n")
         assert pdf.document is not None
-        assert (pdf.document.text, pdf.document.title, pdf.parser_id) == ("Hello parser", "A title", "pdf/1")
+        assert (pdf.document.text, pdf.document.title, pdf.parser_id) == ("Hello parser", "A title", "pdf/2")
         assert pdf.document.blocks == (Block(BlockKind.PARAGRAPH, 0, 12, (), 1),)
         assert markdown.document is not None
         assert [block.kind for block in markdown.document.blocks] == [BlockKind.HEADING, BlockKind.PARAGRAPH]

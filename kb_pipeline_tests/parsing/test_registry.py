@@ -95,13 +95,6 @@ def test_twenty_languages_and_more() -> None:
     assert len(set(code.LANGUAGES.values())) >= 20
 
 
-def test_only_verbatim_text_is_parsed_without_isolation() -> None:
-    names = ["a.txt", "a.md", "a.rst", "a.tex", "a.py", "a.ipynb", "a.csv", "a.json", "a.jsonl", "a.html", "a.xml", "a.pdf"]
-    names += ["a.docx", "a.pptx", "a.xlsx", "a.odt", "a.odp", "a.epub", "a.eml", "a.msg", "a.rtf"]
-    parsers = {name: choose(name, b"") for name in names}
-    assert [name for name, parser in parsers.items() if parser and not parser.isolated] == names[:9]
-
-
 def test_the_registry_loads_no_native_parser() -> None:
     program = "import sys; import kb_pipeline.parsing.registry; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
