@@ -120,7 +120,7 @@ class Limits(_Section):
 
     max_item_bytes: int | None = Field(default=None, ge=1, description="Bytes; a larger item is set aside.")
     parse_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Seconds per item.")
-    parse_memory_mib: int | None = Field(default=None, ge=64, description="MiB a parser process may take.")
+    parse_memory_mib: int | None = Field(default=None, ge=64, description="MiB that parsing one item may take.")
     max_concurrent_sources: int | None = Field(default=None, ge=1, description="Connections worked on at a time.")
     max_concurrent_files: int | None = Field(default=None, ge=1, description="Items of one connection in flight at a time.")
 

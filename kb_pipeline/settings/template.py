@@ -74,7 +74,7 @@ pools:                            # how many steps of a kind may run at a time
 limits:
   max_item_bytes: null            # bytes; a larger item is set aside
   parse_seconds: null             # seconds; parsing that takes longer is stopped
-  parse_memory_mib: null          # MiB a parser process may take
+  parse_memory_mib: null          # MiB that parsing one item may take
   max_concurrent_sources: null    # connections worked on at a time
   max_concurrent_files: null      # items of one connection in flight at a time
 """
