@@ -10,7 +10,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # Models are on the machine or they are an error; nothing is fetched at run time.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow check format dev clean
+DOCUMENTS ?=
+RETRIEVAL ?=
+
+.PHONY: demo test test-slow bench check format dev clean
 
 demo: $(STAMP)
 	$(BIN)/python demo/demo.py
@@ -21,6 +24,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Measures on the demo's handbook unless told otherwise; writes benchmarks/results and docs/performance.md.
+bench: $(STAMP)
+	$(BIN)/python benchmarks/bench.py $(if $(DOCUMENTS),--documents $(DOCUMENTS)) $(if $(RETRIEVAL),--retrieval $(RETRIEVAL))
 
 check: $(STAMP)
 	$(BIN)/ruff check .

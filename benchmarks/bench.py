@@ -71,6 +71,16 @@ def stored() -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.RESULTS.glob("*.json"))}
 
 
+def shown(documents: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the page shows: the parts, and the judged collections taken together."""
+    together = collections_together(documents)
+    if not together:
+        return dict(documents)
+    first = next(document for part, document in documents.items() if part.startswith("retrieval-"))
+    summary = {"part": "retrieval", "command": "make bench", "date": first["date"], "machine": first["machine"]}
+    return {**documents, "retrieval": {**summary, "figures": [each.document() for each in together]}}
+
+
 def markdown(document: Mapping[str, Any]) -> str:
     """One part as it stands on the page: command, machine, table."""
     machine = document["machine"]
@@ -112,13 +122,7 @@ def main() -> None:
         results.say("no --retrieval folders: search quality is not measured")
     for part in arguments.parts or known:
         run(part, known[part])
-    documents = stored()
-    together = collections_together(documents)
-    if together:
-        first = next(document for part, document in documents.items() if part.startswith("retrieval-"))
-        summary = {name: first[name] for name in ("date", "machine")}
-        figures = [each.document() for each in together]
-        documents["retrieval"] = {"part": "retrieval", "command": "make bench", **summary, "figures": figures}
+    documents = shown(stored())
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), documents), encoding="utf-8")
     figures = [each for document in documents.values() for each in document["figures"]]
     print(results.table(figures))
