@@ -3,7 +3,7 @@
 Reads a path a line, and answers each with one JSON line: ``{"status", "characters", "seconds"}``, the status being parsed,
 no_text or failed. Says ``{"version"}`` first, when it is ready.
 
-What belongs here: each tool as its own documentation uses it. What doesn't: time limits and counting (``benchmarks.parsing``).
+What belongs here: each tool as its own documentation uses it. What doesn't: time limits and counting.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 
 def pypdf() -> Callable[[str], int]:
@@ -58,7 +59,7 @@ def main() -> None:
         begin = time.perf_counter()
         try:
             found = characters(line.rstrip("\n"))
-            answer = {"status": "parsed" if found else "no_text", "characters": found}
+            answer: dict[str, Any] = {"status": "parsed" if found else "no_text", "characters": found}
         except Exception as error:  # noqa: BLE001 - whatever it raises, the next file is read
             answer = {"status": "failed", "characters": 0, "error": f"{type(error).__name__}: {error}"[:300]}
         answer["seconds"] = time.perf_counter() - begin
