@@ -209,8 +209,9 @@ class LocalZip:
             version = "-".join(map(str, opened.stamp))
             yield self._archive_item(archive, path, version, problem=opened.problem)
             return
+        uri = f"zip://{quote(path.as_posix(), errors='surrogateescape')}{SEPARATOR}"
         for name in sorted(opened.members):
-            yield self._member_item(archive, path, name, opened.members[name])
+            yield self._member_item(archive, uri, name, opened.members[name])
 
     def _archive_item(
         self,
@@ -231,13 +232,13 @@ class LocalZip:
             problem_detail=problem[1] if problem else "",
         )
 
-    def _member_item(self, archive: str, path: Path, name: str, member: Member) -> Item:
+    def _member_item(self, archive: str, uri: str, name: str, member: Member) -> Item:
         size = member.info.file_size
         return Item(
             key=archive + SEPARATOR + name,
             version=member.version,
             name=member.path.rpartition("/")[2].replace("\0", "\\0"),
-            uri=f"zip://{quote(path.as_posix(), errors='surrogateescape')}{SEPARATOR}{_quoted(name)}",
+            uri=uri + _quoted(name),
             size=size if size < 1 << 63 else None,  # a claim that no table can hold
             parent=archive + (SEPARATOR + member.holder if member.holder else ""),
             excluded=member.excluded,
@@ -268,27 +269,30 @@ class LocalZip:
 
         A parent "a.zip!/b.zip" is b.zip in a folder "a.zip!", or in the archive a.zip: what is there decides.
         """
-        failed: ItemVanished | ItemUnreadable | None = None
+        unreadable = ""
         archive = parent
         while archive:
             try:
                 descriptor = self._tree.open(unescape(archive))
             except (ItemVanished, ItemUnreadable) as error:
-                failed = error if failed is None or isinstance(error, ItemUnreadable) else failed
+                # The message and not the error: kept in a variable it would keep what the reader holds, in a circle.
+                unreadable = unreadable or (str(error) if isinstance(error, ItemUnreadable) else "")
             else:
                 try:
                     stamp = _stamp(os.fstat(descriptor))
-                    return archive, descriptor, stamp, self._member(descriptor, archive, stamp, item)
-                except ItemVanished as error:
-                    os.close(descriptor)
-                    failed = error
+                    member = self._member(descriptor, archive, stamp, item)
+                    if member is not None:
+                        return archive, descriptor, stamp, member
                 except BaseException:
                     os.close(descriptor)
                     raise
+                os.close(descriptor)
             archive = archive.rpartition(SEPARATOR)[0]
-        raise failed or ItemVanished(f"{parent} no longer exists.")
+        if unreadable:
+            raise ItemUnreadable(unreadable)
+        raise ItemVanished(f"{self.folder / unescape(parent)} changed since it was listed, or no longer exists.")
 
-    def _member(self, descriptor: int, archive: str, stamp: tuple[int, ...], item: Item) -> Member:
+    def _member(self, descriptor: int, archive: str, stamp: tuple[int, ...], item: Item) -> Member | None:
         with self._lock:
             # Members are read archive by archive: the latest directory is enough, and the memory is bounded.
             if self._latest is None or self._latest[0] != archive or self._latest[1].stamp != stamp:
@@ -298,7 +302,7 @@ class LocalZip:
                     raise ItemUnreadable(f"{archive} can't be read: {error.strerror}.") from error
             member = self._latest[1].members.get(item.key.removeprefix(archive + SEPARATOR))
         if member is None or member.version != item.version:
-            raise ItemVanished(f"{archive} changed since it was listed.")
+            return None
         if member.problem is not None:
             kind = ItemEncrypted if member.problem[0] is Status.ENCRYPTED else ItemCorrupt
             raise kind(f"{item.key}: {member.problem[1]}.")
@@ -354,7 +358,7 @@ def _reader(descriptor: int, archive: str) -> Callable[[int, int], bytes]:
 
 
 def _quoted(name: str) -> str:
-    return SEPARATOR.join(map(quote, name.split(SEPARATOR)))
+    return SEPARATOR.join(map(quote, name.split(SEPARATOR))) if SEPARATOR in name else quote(name)
 
 
 def _split(path: str) -> tuple[Path, str]:

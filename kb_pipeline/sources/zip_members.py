@@ -139,8 +139,10 @@ class _Walk:
         folder = f"{container.path}/" if container else ""
         judged: dict[str, Member] = {}
         for name, info in _named(infos).items():
-            member = Member(info, folder + _path(info), ends[id(info)], holder, container)
-            judged[name] = self._judge(member, id(info) in shared, depth)
+            own = _path(info)
+            path = folder + own if folder else own
+            excluded, problem = self._judge(info, own, path, depth, id(info) in shared)
+            judged[name] = Member(info, path, ends[id(info)], holder, container, excluded, problem)
         self._unpacked += self._total(judged, file.seek(0, io.SEEK_END))
         prefix = f"{holder}{SEPARATOR}" if holder else ""
         keys = {name: prefix + name for name in judged if prefix + name not in self.found}
@@ -175,11 +177,11 @@ class _Walk:
             return replace(member, problem=refusal.problem)
         return replace(member, excluded=ARCHIVE)
 
-    def _judge(self, member: Member, shared: bool, depth: int) -> Member:
-        info, path = member.info, member.path
+    def _judge(self, info: ZipInfo, own: str, path: str, depth: int, shared: bool) -> tuple[str | None, Problem | None]:
+        """(rule that leaves a member out, what is wrong with it); ``own`` is its path in its own archive."""
         excluded: str | None = None
         problem: Problem | None = None
-        if not _safe(_path(info)):
+        if not _safe(own):
             problem = Status.CORRUPT, "unsafe member path"
         elif _hidden(path):
             excluded = "hidden"
@@ -196,7 +198,7 @@ class _Walk:
         elif info.file_size > _RATIO_FROM and info.file_size > self._limits.ratio * info.compress_size:
             claim = f"{info.compress_size:,} bytes that claim to unpack to {info.file_size:,}"
             problem = Status.TOO_LARGE, f"{claim}; max_ratio is {self._limits.ratio}"
-        return replace(member, excluded=excluded, problem=problem)
+        return excluded, problem
 
     def _total(self, judged: dict[str, Member], packed: int) -> int:
         """Bytes of the members to be read. Raises Refused."""
@@ -309,4 +311,4 @@ def _safe(path: str) -> bool:
 
 
 def _hidden(path: str) -> bool:
-    return any(s == "__MACOSX" or (s.startswith(".") and s != ".") for s in path.split("/"))
+    return any(s == "__MACOSX" or (s[:1] == "." and s != ".") for s in path.split("/"))

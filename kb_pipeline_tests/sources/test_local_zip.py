@@ -483,6 +483,45 @@ def test_inner_members_read_by_many_threads_leave_no_files_open(tmp_path: Path) 
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
+def test_what_a_reader_held_is_gone_with_it(tmp_path: Path) -> None:
+    import gc
+    import tracemalloc
+
+    members = {str(i): b"abc" * 1000 for i in range(8)}  # LZMA takes 8 MiB to unpack each
+    archive(tmp_path / "a.zip", {"b.zip": zipped(members, zipfile.ZIP_LZMA)})
+    source = make(tmp_path)
+    items = [item for item in source.list() if item.excluded is None]
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for item in items:
+            assert read(source, item) == b"abc" * 1000
+        assert tracemalloc.get_traced_memory()[0] < 4 << 20
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+@pytest.mark.parametrize("before", [0, 70_000])
+@pytest.mark.parametrize("after", [0, 1000])
+def test_bytes_around_an_archive_change_nothing(tmp_path: Path, before: int, after: int) -> None:
+    path = archive(tmp_path / "a.zip", {"m": b"one", "n": b"two" * 1000})
+    path.write_bytes(b"\xff" * before + path.read_bytes() + b"\xff" * after)
+    source = make(tmp_path)
+    assert [read(source, item) for item in source.list()] == [b"one", b"two" * 1000]
+
+
+def test_a_directory_that_is_cut_short_is_corrupt(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", {"m": b"one", "n": b"two"})
+    data = path.read_bytes()
+    end = data.rfind(b"PK\x05\x06")
+    path.write_bytes(data[: end - 20] + data[end:])
+    archive(tmp_path / "b.zip", {"m": b"fine"})
+    items = listed(make(tmp_path))
+    assert {k: i.problem for k, i in items.items()} == {"a.zip": Status.CORRUPT, "b.zip!/m": None}
+
+
 def test_a_changed_archive_around_an_archive_has_vanished(tmp_path: Path) -> None:
     path = archive(tmp_path / "a.zip", {"b.zip": zipped({"m": b"one"})})
     source = make(tmp_path)
