@@ -130,7 +130,8 @@ def over(tool: Tool, files: Sequence[Path]) -> Outcome:
     """One tool over the files of one format."""
     outcome, statuses = Outcome(), Counter[str]()
     worker: _Worker | None = None
-    queue = [(min(files, key=lambda path: path.stat().st_size), False), *((path, True) for path in files)]
+    first = min(files, key=lambda path: path.stat().st_size or float("inf"))
+    queue = [(first, False), *((path, True) for path in files)]
     for path, counts in queue:
         if worker is None:
             worker = _Worker(tool)
@@ -166,7 +167,7 @@ def formats(folder: Path) -> dict[str, list[Path]]:
     """Parser's name -> the files it is chosen for."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.stat().st_size == 0 or "\n" in path.name:
+        if not path.is_file() or "\n" in str(path):
             continue
         with path.open("rb") as file:
             parser = choose(path.name, file.read(HEAD_BYTES))
@@ -180,7 +181,8 @@ def compare(folder: Path, tools: Sequence[Tool], rounds: int) -> dict[str, dict[
     for name, files in formats(folder).items():
         size = sum(path.stat().st_size for path in files)
         found[name] = {"files": len(files), "bytes": size, "tools": {}}
-        chosen = [tool for tool in tools if name != NO_PARSER and tool.takes(files)]
+        # What we have no parser for is none of a comparison; that we say so is.
+        chosen = [tool for tool in tools if tool.takes(files) and (name != NO_PARSER or tool.name == "kb")]
         for number in range(rounds):
             # The order turns, so that nobody always reads what somebody else has brought into memory.
             for tool in chosen[number % len(chosen) :] + chosen[: number % len(chosen)] if chosen else []:
@@ -199,7 +201,7 @@ def figures(found: dict[str, dict[str, Any]]) -> list[results.Figure]:
         tools = dict(facts["tools"])
         ours = tools.pop("kb", None)
         shown.append(results.Figure(f"{name}: files", facts["files"], ""))
-        if ours is None:
+        if ours is None or name == NO_PARSER:
             continue
         shown.append(results.Figure(f"{name}: parsed", ours["statuses"].get("parsed", 0), ""))
         shown += [
