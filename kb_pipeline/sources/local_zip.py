@@ -10,6 +10,7 @@ import heapq
 import os
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ from kb_pipeline.sources.tree import Tree
 from kb_pipeline.sources.zip_format import unpack
 from kb_pipeline.sources.zip_members import SEPARATOR, Member, Problem, Refused, ZipLimits, members, unpacked
 from kb_pipeline.statuses import Status
+
+_KEPT_MEMBERS = 50_000  # about 45 MB
+_YOUNG_NS = 2_000_000_000
 
 _OPEN_NESTED = 2
 """Archives in archives that stay unpacked while their members are read, one after the other in the order of keys."""
@@ -73,6 +77,35 @@ class _Archive:
     problem: Problem | None = None
 
 
+class _LookedInto:
+    """Archives with archives in them, as they were found last: a sensor lists them every few seconds.
+
+    Bounded by their members together. An archive that has just changed may change again within one tick of the file
+    system's clock, and look the same: it is not kept.
+    """
+
+    def __init__(self) -> None:
+        self._archives: OrderedDict[tuple[object, ...], _Archive] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, known: tuple[object, ...]) -> _Archive | None:
+        """The archive under this stamp and these settings, if it is kept."""
+        with self._lock:
+            return self._archives.get(known)
+
+    def put(self, known: tuple[object, ...], archive: _Archive) -> None:
+        """Keep an archive, instead of those that were kept first."""
+        if time.time_ns() - max(archive.stamp[-2:]) < _YOUNG_NS:
+            return
+        with self._lock:
+            self._archives[known] = archive
+            while sum(len(each.members) for each in self._archives.values()) > _KEPT_MEMBERS:
+                self._archives.popitem(last=False)
+
+
+_LOOKED_INTO = _LookedInto()
+
+
 class LocalZip:
     """Members of zip archives. The key of an item is "<archive>!/<member>", the archive relative to its folder.
 
@@ -88,6 +121,7 @@ class LocalZip:
         self.folder, self.pattern = _split(path)
         self._include = Globs(config.include)
         self._exclude = Globs(config.exclude)
+        self._patterns = config.include, config.exclude
         segments = self.pattern.split("/")
         self._archives = Globs([self.pattern])
         self._tree = Tree(
@@ -258,11 +292,17 @@ class LocalZip:
     def _open(self, descriptor: int) -> _Archive:
         """Read the directory, and those of archives in the archive. Raises OSError when that can't be done."""
         stamp = _stamp(os.fstat(descriptor))
+        known = stamp, self._limits, self._patterns
+        if (found := _LOOKED_INTO.get(known)) is not None:
+            return found
         with os.fdopen(os.dup(descriptor), "rb") as file:
             try:
-                return _Archive(stamp, members(file, self._limits, self._rule, self._scratch()))
+                found = _Archive(stamp, members(file, self._limits, self._rule, self._scratch()))
             except Refused as refusal:
                 return _Archive(stamp, {}, refusal.problem)
+        if any(member.container is not None for member in found.members.values()):
+            _LOOKED_INTO.put(known, found)
+        return found
 
     def _find_member(self, parent: str, item: Item) -> tuple[str, int, tuple[int, ...], Member]:
         """(archive, its descriptor, its stamp, the member) of a listed item; the descriptor is for the caller to close.

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kb_pipeline.sources import local_zip, zip_members
 from kb_pipeline.sources.base import (
     Item,
     ItemCorrupt,
@@ -481,6 +482,33 @@ def test_inner_members_read_by_many_threads_leave_no_files_open(tmp_path: Path) 
         found = list(pool.map(lambda item: read(source, item), items * 2))
     assert found == [f"{item.parent[len('a.zip!/') : -len('.zip')]}-{item.name}".encode() * 9000 for item in items * 2]
     assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def test_an_unchanged_archive_is_looked_into_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = []
+    enter = zip_members._Walk.enter
+
+    def spy(self: Any, file: Any, holder: str, *rest: Any) -> None:
+        entered.append(holder)
+        enter(self, file, holder, *rest)
+
+    monkeypatch.setattr(zip_members._Walk, "enter", spy)
+    path = archive(tmp_path / "a.zip", {"b.zip": zipped({"m": b"one", "n.md": b""})})
+    first = listed(make(tmp_path))
+    assert listed(make(tmp_path)) == first
+    assert entered == ["", "b.zip"] * 2  # it is too young to be sure of
+    monkeypatch.setattr(local_zip, "_YOUNG_NS", 0)
+    for _ in range(3):
+        assert listed(make(tmp_path)) == first
+    assert entered == ["", "b.zip"] * 3
+    assert listed(make(tmp_path, include=["**/*.md"]))["a.zip!/b.zip!/m"].excluded == "include"
+    assert len(listed(make(tmp_path, max_depth=1))) == 1
+    archive(path, {"b.zip": zipped({"m": b"two"})})
+    assert listed(make(tmp_path))["a.zip!/b.zip!/m"].version != first["a.zip!/b.zip!/m"].version
+    monkeypatch.setattr(local_zip, "_KEPT_MEMBERS", 1)
+    archive(path, {"b.zip": zipped({"m": b"three"})})
+    assert [len(listed(make(tmp_path))) for _ in range(2)] == [2, 2]
+    assert local_zip._LOOKED_INTO._archives == {}
 
 
 def test_what_a_reader_held_is_gone_with_it(tmp_path: Path) -> None:
