@@ -15,17 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import kb_pipeline
-from kb_pipeline.parsing.isolation import IsolatedParser
-from kb_pipeline.parsing.parse import Outcome, parse_item
+from kb_pipeline.parsing.child import Limits
+from kb_pipeline.parsing.outcome import Outcome
+from kb_pipeline.parsing.pool import ParserPool
 from kb_pipeline.settings.profiles import PROFILES
 
 
 @contextmanager
 def sandbox() -> Iterator[Callable[[str, bytes], Outcome]]:
-    """(name, bytes) -> outcome. The one place that knows how the parser process is used."""
+    """(name, bytes) -> outcome. The one place that knows how the parser processes are used: one, as each peer has one."""
     limits = PROFILES["balanced"]
-    with IsolatedParser(seconds=limits.parse_seconds, address_space_mib=limits.parse_memory_mib) as isolated:
-        yield lambda name, data: parse_item(name, data, isolated=isolated)
+    with ParserPool(Limits(limits.parse_seconds, limits.parse_memory_mib), size=1) as pool:
+        yield pool.parse
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from kb_pipeline.defs import assets, checks, jobs, schedules, sensors
+from kb_pipeline.defs import assets, checks, history, jobs, schedules, sensors
 from kb_pipeline.defs.io_managers import PartitionTables
 from kb_pipeline.defs.resources import chain_resource, embedder_resource
 from kb_pipeline.ingestion.chain import Chain
@@ -59,6 +59,7 @@ def build_defs(
         sensors=[
             *(sensors.discovery(type_, workspace) for type_ in types),
             sensors.corpus_trigger(Chain(workspace, progress)),
+            history.housekeeping(workspace),
         ],
         schedules=[schedules.nightly(type_, workspace) for type_ in types],
         resources={

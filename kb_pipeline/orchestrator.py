@@ -9,6 +9,7 @@ loaded once for all. A connection that fails doesn't stop the others, and the re
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ import dagster as dg
 import psutil
 
 from kb_pipeline.definitions import build_defs
+from kb_pipeline.defs import history
 from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, chain_job_name
 from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, ORCHESTRATION_TAG, PROCESS_TAG, USER_TAG
 from kb_pipeline.defs.partitions import register
@@ -33,6 +35,8 @@ from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.monitoring.progress import Progress, Silent
 from kb_pipeline.settings.model import Settings
 from kb_pipeline.storage.partitions import Partition
+
+_logger = logging.getLogger(__name__)
 
 OverallStatus = Literal["completed", "completed_with_issues", "failed", "cancelled"]
 
@@ -166,6 +170,8 @@ class Orchestrator:
             list(executor.map(ingest, [config.name for config in chosen]))
         if not self._cancelled.is_set():
             self._release(report, options)
+        # Twice what an orchestration makes: the work stays in proportion, and an older history shrinks.
+        self._drop_old_runs(4 * (1 + sum(len(self._workspace.partitions(config.name)) for config in chosen)))
         current = Releases(self._workspace.storage).current()
         report.release = current.name if current else None
         report.seconds = time.time() - started
@@ -266,6 +272,12 @@ class Orchestrator:
         _, fault = self._execute("release", CORPUS_JOB, self._tags(report.orchestration_id, options), options)
         if fault is not None:
             report.errors.append(fault)
+
+    def _drop_old_runs(self, limit: int) -> None:
+        try:
+            history.prune(self._instance, self._workspace, limit)
+        except Exception as error:  # noqa: BLE001 - what was ingested is none the worse for it
+            _logger.warning("old runs could not be dropped, the next run tries again: %s", innermost(error))
 
     def _tags(self, orchestration: str, options: Options) -> dict[str, str]:
         process = psutil.Process()

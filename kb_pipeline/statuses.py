@@ -15,6 +15,7 @@ class Status(StrEnum):
     EMPTY = "empty"
     NO_TEXT = "no_text"
     ENCRYPTED = "encrypted"
+    UNSUPPORTED = "unsupported"
     CORRUPT = "corrupt"
     TOO_LARGE = "too_large"
     TIMED_OUT = "timed_out"
@@ -51,8 +52,9 @@ _SENTENCES = {
     Status.EMPTY: "The item has no bytes or only white space: indexed with 0 chunks.",
     Status.NO_TEXT: "The item parses but holds no text (a scan, for example): indexed with 0 chunks.",
     Status.ENCRYPTED: "The item needs a password: remove the password at the source.",
+    Status.UNSUPPORTED: "A valid file in a variant of its format that this version cannot read: save it in a current one.",
     Status.CORRUPT: "The bytes are not a valid file of their format: repair or replace the item at the source.",
-    Status.TOO_LARGE: "The item is larger than the profile's limits.max_item_bytes: split it or raise the limit.",
+    Status.TOO_LARGE: "Larger than limits.max_item_bytes or limits.parse_memory_mib allow: split it or raise the limit.",
     Status.TIMED_OUT: "Parsing took longer than the profile's limits.parse_seconds and was stopped.",
     Status.CRASHED: "The parser ended abnormally on this item; the item is set aside and the rest went on.",
     Status.UNREADABLE: "The source listed the item but could not deliver its bytes: tried again in every run.",

@@ -12,9 +12,14 @@ from kb_pipeline.cli.output import show_json, show_table
 from kb_pipeline.ingestion.report import QuarantinedItem, StoredCounts, stored_counts
 from kb_pipeline.ingestion.report import quarantine as quarantined_items
 from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.parsing.network import Isolation, allowed
 from kb_pipeline.statuses import Status
 
 _COUNTS = list(StoredCounts.__dataclass_fields__)
+_NETWORK: dict[Isolation, str] = {
+    "namespace": "network namespace",
+    "audit_hook": "audit hook (no network namespace is granted here; native code is not held back)",
+}
 
 
 @click.command()
@@ -36,6 +41,7 @@ def status(context: click.Context, as_json: bool) -> None:
     click.echo(f"release: {report['release'] or 'none yet'}")
     if report["pinned"]:
         click.echo(f"pinned: {report['pinned']}; nothing is published until `kb release unpin`")
+    click.echo(f"parsers: no network, by {_NETWORK[allowed()]}")
     for name, each in report["sources"].items():
         if not each["configured"]:
             click.echo(f"{name}: no longer in kb.yaml, still searchable; `kb retire {name}` drops it")

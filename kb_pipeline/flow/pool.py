@@ -12,9 +12,11 @@ R = TypeVar("R")
 
 
 def bounded_map(
-    function: Callable[[T], R], items: Iterable[T], *, workers: int, budget: int, cost: Callable[[T], int]
+    function: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int, budget: int, cost: Callable[[T], int]
 ) -> Iterator[R]:
     """``map`` over ``workers`` threads, in order, with at most ``budget`` cost units (bytes) started and not yet taken.
+
+    ``ahead``: items started and not yet taken, at most.
 
     One item alone may exceed the budget: it then runs with nothing beside it. An exception of ``function`` is raised
     when its turn comes; what has started is finished, what hasn't is dropped.
@@ -25,7 +27,7 @@ def bounded_map(
         try:
             for item in items:
                 price = cost(item)
-                while pending and (len(pending) >= 2 * workers or in_flight + price > budget):
+                while pending and (len(pending) >= ahead or in_flight + price > budget):
                     paid, future = pending.popleft()
                     in_flight -= paid
                     yield future.result()

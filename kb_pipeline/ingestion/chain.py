@@ -5,7 +5,6 @@ What belongs here: which lease covers which stage, and the order listing -> docu
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,14 +15,16 @@ from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import publish, snapshot
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
 from kb_pipeline.monitoring.progress import Progress, Silent
-from kb_pipeline.parsing.isolation import IsolatedParser
-from kb_pipeline.parsing.parse import Outcome, parse_item
+from kb_pipeline.parsing.child import Limits as ParserLimits
+from kb_pipeline.parsing.pool import ParserPool, shared_pool, usable_cores
 from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged
 
 LEASE_WAIT = 60.0
 """Seconds to wait for another writer of the same partition before giving up and naming it."""
+
+_REPLY_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +93,16 @@ class Chain:
             if staged is not None:
                 report(listed.num_rows, listed.num_rows)
             else:
-                with _parsers(workspace.limits) as parse:
-                    staged = documents.update(
-                        workspace.storage,
-                        partition,
-                        listing.items(listed),
-                        workspace.source(partition.connection),
-                        parse,
-                        workspace.limits,
-                        retries=retries,
-                        on_progress=report,
-                    )
+                staged = documents.update(
+                    workspace.storage,
+                    partition,
+                    listing.items(listed),
+                    workspace.source(partition.connection),
+                    _parsers(workspace.limits).submit,
+                    workspace.limits,
+                    retries=retries,
+                    on_progress=report,
+                )
 
             def then() -> None:
                 workspace.state.retried(partition.connection, retries)
@@ -182,26 +182,9 @@ class Chain:
         return report
 
 
-@contextmanager
-def _parsers(limits: documents.Limits) -> Iterator[documents.Parse]:
-    """A parse function over a few isolated children; they start when a format first needs one."""
-    children: queue.LifoQueue[IsolatedParser] = queue.LifoQueue()
-    everyone = [
-        IsolatedParser(seconds=limits.parse_seconds, address_space_mib=limits.parse_memory_mib)
-        for _ in range(min(limits.workers, 2))
-    ]
-    for child in everyone:
-        children.put(child)
-
-    def parse(name: str, data: bytes) -> Outcome:
-        child = children.get()
-        try:
-            return parse_item(name, data, isolated=child)
-        finally:
-            children.put(child)
-
-    try:
-        yield parse
-    finally:
-        for child in everyone:
-            child.close()
+def _parsers(limits: documents.Limits) -> ParserPool:
+    """The parser processes of this process; they start when there is something to parse."""
+    # A text may be longer than its bytes (another encoding, a compressed format), but not without end.
+    reply_bytes = 2 * limits.max_item_bytes + _REPLY_BYTES
+    parsing = ParserLimits(limits.parse_seconds, limits.parse_memory_mib, reply_bytes)
+    return shared_pool(parsing, min(usable_cores(), limits.workers))

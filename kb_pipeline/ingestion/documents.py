@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ from kb_pipeline.flow.pool import bounded_map
 from kb_pipeline.ingestion.plan import Action, ManifestRow, Processors, Step, plan
 from kb_pipeline.ingestion.standing import statuses
 from kb_pipeline.parsing.document import Document
-from kb_pipeline.parsing.parse import NO_PARSER, Outcome
+from kb_pipeline.parsing.outcome import NO_PARSER, Outcome
 from kb_pipeline.parsing.registry import PARSERS_VERSION
 from kb_pipeline.sources.base import Item, ItemCorrupt, ItemEncrypted, ItemUnreadable, ItemVanished, Source
 from kb_pipeline.statuses import Status
@@ -31,8 +32,11 @@ from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged, Storage, Table, TableWriter
 
-Parse = Callable[[str, bytes], Outcome]
-"""(file name, bytes) -> Outcome; called from worker threads."""
+Parse = Callable[[str, bytes], Future[Outcome]]
+"""(file name, bytes) -> the outcome that is to come; called from worker threads."""
+
+# Beside those that are being read: enough for every parser process to have some waiting. Bytes bound them as well.
+_SMALL_ITEMS_AHEAD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +73,20 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """What became of reading one item. ``outcome`` is None when the bytes are those of the last good version."""
+    """What became of reading one item, or is to become of it: ``parsing`` is there when its bytes are being parsed.
+
+    Without ``parsing``, and with a ``sha256``, the bytes are those of the last good version.
+    """
 
     step: Step
     sha256: str | None
-    outcome: Outcome | None
+    parsing: Future[Outcome] | None
     status: Status
-    detail: str
+    detail: str = ""
+
+    def outcome(self) -> Outcome:
+        """The outcome, waited for if need be. Raises Unavailable when no parser process can be started."""
+        return self.parsing.result() if self.parsing is not None else Outcome(self.status, detail=self.detail)
 
 
 @dataclass(slots=True)
@@ -261,7 +272,8 @@ def _write(
     def cost(step: Step) -> int:
         return min(step.item.size or limits.max_item_bytes, limits.max_item_bytes)
 
-    for fetched in bounded_map(fetch, fetches, workers=limits.workers, budget=limits.inflight_bytes, cost=cost):
+    ahead = 2 * limits.workers + _SMALL_ITEMS_AHEAD
+    for fetched in bounded_map(fetch, fetches, workers=limits.workers, ahead=ahead, budget=limits.inflight_bytes, cost=cost):
         _place(writer, partition, fetched, processors, draft)
         done += 1
         on_progress(done, len(steps))
@@ -290,22 +302,21 @@ def _fetch(step: Step, source: Source, parse: Parse, limits: Limits, processors:
         and previous.status.good
         and previous.processor == processors.good
     ):
-        return _Fetched(step, sha256, None, previous.status, "")
-    outcome = parse(item.name, data)
-    return _Fetched(step, sha256, outcome, outcome.status, outcome.detail)
+        return _Fetched(step, sha256, None, previous.status)
+    return _Fetched(step, sha256, parse(item.name, data), Status.PARSED)
 
 
 def _place(writer: TableWriter, partition: Partition, fetched: _Fetched, processors: Processors, draft: _Draft) -> None:
     """Turn what was read into a row, or into an amendment of the row that is there."""
-    step, status = fetched.step, fetched.status
-    item = step.item
-    if fetched.sha256 is not None and fetched.outcome is None:
+    step, outcome = fetched.step, fetched.outcome()
+    item, status = step.item, outcome.status
+    if fetched.sha256 is not None and fetched.parsing is None:
         draft.amended[item.key] = {**_item_columns(item), "content_version": item.version}
-    elif not _fall_back(step, status, fetched.detail, draft):
-        document = fetched.outcome.document if fetched.outcome is not None and status.good else None
+    elif not _fall_back(step, status, outcome.detail, draft):
         rule = NO_PARSER if status is Status.EXCLUDED else None
-        detail = "" if status is Status.EXCLUDED else fetched.detail
-        row = _row(partition, item, status, processors, rule=rule, detail=detail, sha256=fetched.sha256, document=document)
+        detail = "" if status is Status.EXCLUDED else outcome.detail
+        document, sha256 = outcome.document, fetched.sha256
+        row = _row(partition, item, status, processors, rule=rule, detail=detail, sha256=sha256, document=document)
         _emit(writer, row, draft)
     _count(draft.counts, step, status)
 

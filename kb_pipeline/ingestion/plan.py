@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, ClassVar
 
-from kb_pipeline.parsing.parse import NO_PARSER
+from kb_pipeline.parsing.outcome import NO_PARSER
 from kb_pipeline.sources.base import Item
 from kb_pipeline.statuses import Status
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kb_pipeline.ingestion.plan import Processors
-from kb_pipeline.parsing.parse import NO_PARSER
+from kb_pipeline.parsing.outcome import NO_PARSER
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.table import Table
 

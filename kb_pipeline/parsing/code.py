@@ -17,7 +17,6 @@ LANGUAGES = {
     **dict.fromkeys(["ts", "tsx"], "typescript"),
     **dict.fromkeys(["sh", "bash", "zsh"], "shell"),
     **dict.fromkeys(["yaml", "yml"], "yaml"),
-    **dict.fromkeys(["xml", "xsd", "xsl", "rss", "atom"], "xml"),
     **dict.fromkeys(["hs", "lhs"], "haskell"),
     **dict.fromkeys(["ml", "mli"], "ocaml"),
     **dict.fromkeys(["jsonc", "json5"], "json5"),
@@ -72,5 +71,5 @@ def parse(data: bytes, name: str) -> Document:
         blank_before = False
     if start is not None:
         blocks.append(Block(BlockKind.CODE, start, end))
-    metadata = {"encoding": encoding, "language": language(name) or "unknown"}
+    metadata = {"encoding": encoding, "programming_language": language(name) or "unknown"}
     return Document(text, "text/x-source", tuple(blocks), name.rpartition("/")[2], metadata)

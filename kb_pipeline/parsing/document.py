@@ -35,11 +35,24 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file inside an item, to be treated as an item of its own. ``name``: a file name, never a path."""
+
+    name: str
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed item. ``text`` is what chunks are cut from; blocks are ordered, inside the text, and don't overlap."""
+    """A parsed item. ``text`` is what chunks are cut from; blocks are ordered, inside the text, and don't overlap.
+
+    Keys of ``metadata`` that mean the same in every format are in ``parsing.metadata``.
+    """
 
     text: str
     media_type: str
     blocks: tuple[Block, ...] = ()
     title: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    attachments: tuple[Attachment, ...] = ()

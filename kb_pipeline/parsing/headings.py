@@ -26,3 +26,15 @@ class HeadingStack:
         if level == 1 and self.first is None and title:
             self.first = title
         return self.path
+
+    def clear(self) -> None:
+        """Leave every open heading."""
+        self._levels.clear()
+        self._titles.clear()
+        self.path = ()
+
+    def leave_to(self, path: tuple[str, ...]) -> None:
+        """Leave the innermost headings until the path is as long as ``path``, one that was in force before."""
+        del self._levels[len(path) :]
+        del self._titles[len(path) :]
+        self.path = tuple(self._titles)

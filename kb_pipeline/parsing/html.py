@@ -4,7 +4,7 @@ Runs in the parser process: the HTML library is native code, and takes time in p
 end on pages that were made for it.
 
 What belongs here: which elements are text and what block they make. Formulas pass untouched: TeX in the text stays as
-it is, and MathML is replaced by the TeX that it carries.
+it is, and MathML is replaced by the TeX that it carries or converted (mathml).
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Iterator
+from xml.etree.ElementTree import Element, SubElement
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from kb_pipeline.parsing.document import Block, BlockKind, Document
+from kb_pipeline.parsing import mathml
+from kb_pipeline.parsing.document import BlockKind, Document
 from kb_pipeline.parsing.fences import fence
-from kb_pipeline.parsing.headings import HeadingStack
+from kb_pipeline.parsing.metadata import common, one_line
 from kb_pipeline.parsing.text import decode
+from kb_pipeline.parsing.writer import Writer
 
 _DROPPED_NAMES = """
     script style nav noscript template svg iframe object embed canvas audio video map head
@@ -36,6 +39,7 @@ _NOT_IN_DATA_TABLES = frozenset({"table", "pre", "blockquote", *_HEADINGS})
 _CELL_CHARACTERS = 1_000
 # Deeper tables are layout without a look: a look at each level would take time in proportion to size times depth.
 _TABLE_DEPTH = 8
+_FORMULA_DEPTH = 100
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.I)
 _HEAD_BYTES = 4_096
@@ -45,24 +49,60 @@ _LANGUAGE = re.compile(r"(?:^|\s)(?:language-|lang-|highlight-source-)([\w+#-]+)
 
 
 def parse(data: bytes, name: str) -> Document:
-    """Parse an HTML page: headings, lists, tables and code become Markdown; scripts, styles and menus are dropped."""
-    text, encoding = _decode(data)
+    """Parse an HTML page: headings, lists, tables and code become Markdown; scripts, styles and menus are dropped.
+
+    Title, author, dates and language are taken from the head.
+    """
+    text, encoding = decode_page(data)
+    writer = Writer()
+    title, metadata = write(text, writer)
+    return writer.document("text/html", title, {**metadata, "encoding": encoding})
+
+
+def write(text: str, writer: Writer, *, below: int = 0) -> tuple[str, dict[str, str]]:
+    """Write a page, or a piece of one, to ``writer``; return its title ("" for none) and its metadata.
+
+    ``below``: what is added to the levels of its headings.
+    """
     tree = LexborHTMLParser(text)
-    head_title = tree.css_first("title")
-    title = _SPACE.sub(" ", head_title.text()).strip() if head_title else ""
-    writer = _Writer()
     if tree.body is not None:
-        _Walk(writer).run(tree.body)
-    return Document(
-        "".join(writer.parts),
-        "text/html",
-        tuple(writer.blocks),
-        title or writer.headings.first,
-        {"encoding": encoding},
+        _Walk(writer, below).run(tree.body)
+    head_title = tree.css_first("title")
+    return one_line(head_title.text()) if head_title else "", _metadata(tree)
+
+
+def _metadata(tree: LexborHTMLParser) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for meta in tree.css("head meta"):
+        attributes = meta.attributes
+        key, content = attributes.get("name") or attributes.get("property"), attributes.get("content")
+        if key and content:
+            found.setdefault(key.lower(), []).append(content)
+
+    def first(keys: str) -> str | None:
+        return next((found[key][0] for key in keys.split() if key in found), None)
+
+    root = tree.root
+    language = root.attributes.get("lang") or root.attributes.get("xml:lang") if root is not None else None
+    metadata = common(
+        # Some pages give the address of a profile for a name.
+        author=[name for key in _AUTHORS.split() for name in found.get(key, ()) if not name.startswith("http")],
+        created=first(_CREATED),
+        modified=first(_MODIFIED),
+        language=language or first("dc.language dcterms.language"),
     )
+    if description := one_line(first("description dc.description dcterms.description og:description")):
+        metadata["description"] = description
+    return metadata
 
 
-def _decode(data: bytes) -> tuple[str, str]:
+_AUTHORS = "author dc.creator dcterms.creator citation_author article:author"
+_CREATED = "article:published_time date dc.date dcterms.created dcterms.date dc.date.created citation_publication_date"
+_MODIFIED = "article:modified_time last-modified dcterms.modified dc.date.modified og:updated_time"
+
+
+def decode_page(data: bytes) -> tuple[str, str]:
+    """Return the text of a page, and the encoding that it declares or, where that is wrong or missing, is found."""
     declared = _CHARSET.search(data[:_HEAD_BYTES])
     if declared is not None:
         try:
@@ -76,39 +116,11 @@ def _decode(data: bytes) -> tuple[str, str]:
     return decode(data)
 
 
-class _Writer:
-    """Collects blocks of Markdown, blank lines between them."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.blocks: list[Block] = []
-        self.headings = HeadingStack()
-        self._length = 0
-
-    def add(self, kind: BlockKind, text: str, *, level: int = 0, joined: bool = False) -> None:
-        """Add one block. ``level`` makes it a heading; ``joined`` continues the last block in the next line."""
-        if not text.strip():
-            return
-        path = self.headings.push(level, text.lstrip("# ")) if level else self.headings.path
-        if self.parts:
-            self._append("\n" if joined else "\n\n")
-        start = self._length
-        self._append(text)
-        if joined and self.blocks:
-            last = self.blocks.pop()
-            self.blocks.append(Block(last.kind, last.start, self._length, last.heading_path))
-        else:
-            self.blocks.append(Block(kind, start, self._length, path))
-
-    def _append(self, text: str) -> None:
-        self.parts.append(text)
-        self._length += len(text)
-
-
 class _Walk:
     """One walk over the tree, without recursion: pages can be nested deeper than Python's stack."""
 
-    def __init__(self, writer: _Writer) -> None:
+    def __init__(self, writer: Writer, below: int) -> None:
+        self._below = below
         self._writer = writer
         self._inline: list[str] = []
         self._lists: list[int | None] = []  # Open lists: the next number, or None for bullets.
@@ -134,13 +146,18 @@ class _Walk:
         """Handle the elements that are read as a whole. True: do not walk their children."""
         tag = node.tag
         if (inline := _atom(node)) is not None:
-            self._inline.append(inline)
+            if inline.startswith("$$") and not self._lists and not self._quotes:
+                # A display formula stands by itself, though it is written inside a paragraph.
+                self._flush()
+                self._writer.add(BlockKind.FORMULA, inline)
+            else:
+                self._inline.append(inline)
             return True
         if tag in _HEADINGS:
             self._flush()
             title = _inline_text(node).strip(_PERMALINKS)
             self._end_list()
-            self._writer.add(BlockKind.HEADING, f"{'#' * _HEADINGS[tag]} {title}" if title else "", level=_HEADINGS[tag])
+            self._writer.heading(_HEADINGS[tag] + self._below, title.replace("\n", " "))
             return True
         if tag == "pre":
             self._flush()
@@ -202,10 +219,9 @@ class _Walk:
         if not text:
             return
         if self._lists or self._marker is not None:
-            # Past 20 levels the indent stays: it would take more room than the text.
-            indent = "  " * min(max(len(self._lists) - 1, 0), 20)
-            first = indent + (self._marker if self._marker is not None else "  ")
-            self._writer.add(BlockKind.LIST, first + text.replace("\n", " "), joined=self._in_list)
+            marker = self._marker if self._marker is not None else "  "
+            level = max(len(self._lists) - 1, 0)
+            self._writer.item(text.replace("\n", " "), marker=marker, level=level, joined=self._in_list)
             self._marker = None
             self._in_list = True
         elif self._quotes:
@@ -214,7 +230,8 @@ class _Walk:
             self._writer.add(BlockKind.PARAGRAPH, text)
 
     def _write_table(self, table: LexborNode) -> None:
-        rows: list[str] = []
+        rows: list[list[str]] = []
+        header = False
         for node in table.traverse(include_text=False):
             if node.tag == "caption":
                 self._writer.add(BlockKind.PARAGRAPH, _inline_text(node))
@@ -222,14 +239,11 @@ class _Walk:
             if node.tag != "tr":
                 continue
             cells = [cell for cell in node.iter() if cell.tag in ("td", "th")]
-            texts = [_inline_text(cell).replace("\n", " ") for cell in cells]
-            if not any(texts):
-                continue
-            # Bars inside cells stay bare: a backslash before them would change formulas.
-            rows.append(f"| {' | '.join(texts)} |")
-            if len(rows) == 1 and any(cell.tag == "th" for cell in cells):
-                rows.append("|" + " --- |" * len(cells))
-        self._writer.add(BlockKind.TABLE, "\n".join(rows))
+            texts = [_inline_text(cell) for cell in cells]
+            if any(texts):
+                header = header or (not rows and any(cell.tag == "th" for cell in cells))
+                rows.append(texts)
+        self._writer.table(rows, header=header)
         self._in_list = False
 
 
@@ -282,20 +296,38 @@ def _atom(node: LexborNode) -> str | None:
 
 
 def _math(node: LexborNode) -> str:
-    display = node.attributes.get("display") == "block"
-    for child in node.traverse(include_text=False):
-        if child.tag == "annotation" and "tex" in (child.attributes.get("encoding") or "").lower():
-            return _formula(child.text(deep=True), display=display)
-    if alt := node.attributes.get("alttext"):
-        return _formula(alt, display=display)
-    return " ".join(node.text(deep=True, separator=" ").split())
+    return _formula(mathml.to_latex(_element(node)), display=node.attributes.get("display") == "block")
+
+
+def _element(root: LexborNode) -> Element:
+    """Return a formula as a tree of its own. What is nested more than 100 deep is flattened."""
+    built = Element("math", {key: value for key, value in root.attributes.items() if value is not None})
+    stack = [built]
+    for node, entering in _visit(root, lambda _: False):
+        tag = node.tag or ""
+        if tag == "-text":
+            if entering:
+                _append_text(stack[-1], node.text_content or "")
+        elif not tag.startswith(("-", "!", "_")):
+            if not entering:
+                stack.pop()
+            elif len(stack) > _FORMULA_DEPTH:
+                stack.append(stack[-1])
+            else:
+                attributes = {key: value for key, value in node.attributes.items() if value is not None}
+                stack.append(SubElement(stack[-1], tag, attributes))
+    return built
+
+
+def _append_text(element: Element, text: str) -> None:
+    if len(element):
+        element[-1].tail = (element[-1].tail or "") + text
+    else:
+        element.text = (element.text or "") + text
 
 
 def _formula(tex: str, *, display: bool) -> str:
-    tex = tex.strip()
-    if tex.startswith("{\\displaystyle") and tex.endswith("}"):
-        # Wikipedia wraps every formula in this: it says nothing, and costs tokens.
-        tex = tex.removeprefix("{\\displaystyle")[:-1].strip()
+    tex = mathml.unwrap(tex)
     ends = "$$" if display else "$"
     return f"{ends}{tex}{ends}" if tex else ""
 

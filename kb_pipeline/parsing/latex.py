@@ -9,6 +9,7 @@ import re
 
 from kb_pipeline.parsing.document import Block, BlockKind, Document
 from kb_pipeline.parsing.headings import HeadingStack
+from kb_pipeline.parsing.metadata import common
 from kb_pipeline.parsing.spans import paragraph_spans
 from kb_pipeline.parsing.text import decode
 
@@ -35,6 +36,8 @@ _MARK = re.compile(
     r"|(?P<display>\$\$|\\\[)"
     r")"
 )
+_AUTHOR = re.compile(r"\\author\s*(?:\[[^\]\n]{0,500}\])?\s*\{")
+_DATE = re.compile(r"\\date\s*\{")
 _TITLE = re.compile(r"\\title\s*(?:\[[^\]\n]{0,500}\])?\s*\{")
 _ITEM = re.compile(r"\\(?:item\b|begin\{(?:itemize|enumerate|description)\})")
 _TITLE_CHARACTERS = 1_000
@@ -69,7 +72,8 @@ def parse(data: bytes, name: str) -> Document:
         blocks.append(Block(kind, mark.start(), end, headings.path))
         done = end
     blocks += _between(text, done, len(text), headings.path)
-    return Document(text, "text/x-tex", tuple(blocks), _title(text), {"encoding": encoding})
+    metadata = common(author=_authors(text), created=_argument(_DATE, text))
+    return Document(text, "text/x-tex", tuple(blocks), _argument(_TITLE, text), {**metadata, "encoding": encoding})
 
 
 def _between(text: str, start: int, end: int, path: tuple[str, ...]) -> list[Block]:
@@ -79,8 +83,15 @@ def _between(text: str, start: int, end: int, path: tuple[str, ...]) -> list[Blo
     ]
 
 
-def _title(text: str) -> str | None:
-    match = _TITLE.search(text)
+def _authors(text: str) -> list[str]:
+    authors = re.split(r"\\and\b", _argument(_AUTHOR, text) or "")
+    # What a name carries beside it: footnotes, line breaks, affiliations after those.
+    return [re.sub(r"\\[A-Za-z]+\*?(?:\{[^{}]*\})?|[{}$~]", " ", author.partition("\\\\")[0]) for author in authors]
+
+
+def _argument(command: re.Pattern[str], text: str) -> str | None:
+    """Return the argument of the first use of a command, on one line."""
+    match = command.search(text)
     end = _brace_end(text, match.end()) if match else 0
     return " ".join(text[match.end() : end - 1].split()) or None if match and end else None
 

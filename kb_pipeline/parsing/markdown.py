@@ -13,6 +13,7 @@ import yaml
 
 from kb_pipeline.parsing.document import Block, BlockKind, Document
 from kb_pipeline.parsing.headings import HeadingStack
+from kb_pipeline.parsing.metadata import common
 from kb_pipeline.parsing.spans import line_spans
 from kb_pipeline.parsing.text import decode
 
@@ -35,7 +36,21 @@ def parse(data: bytes, name: str) -> Document:
     headings = HeadingStack()
     blocks = scan(text, headings, start=start)
     title = metadata.pop("title", None) or headings.first
-    return Document(text, "text/markdown", tuple(blocks), title, {**metadata, "encoding": encoding})
+    return Document(text, "text/markdown", tuple(blocks), title, {**metadata, **_common(metadata), "encoding": encoding})
+
+
+def _common(front_matter: dict[str, str]) -> dict[str, str]:
+    """Return what site generators call by several names, by its common one."""
+
+    def first(keys: str) -> str | None:
+        return next((front_matter[key] for key in keys.split() if key in front_matter), None)
+
+    return common(
+        author=first("author authors"),
+        created=first("date created published pubDate"),
+        modified=first("modified lastmod updated last_modified last-modified"),
+        language=first("language lang locale"),
+    )
 
 
 def scan(text: str, headings: HeadingStack, *, start: int = 0, offset: int = 0) -> list[Block]:

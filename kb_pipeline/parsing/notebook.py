@@ -12,6 +12,7 @@ from kb_pipeline.parsing.errors import ParseError
 from kb_pipeline.parsing.fences import fence
 from kb_pipeline.parsing.headings import HeadingStack
 from kb_pipeline.parsing.markdown import scan
+from kb_pipeline.parsing.metadata import common
 from kb_pipeline.parsing.structured import load
 from kb_pipeline.parsing.text import decode
 from kb_pipeline.statuses import Status
@@ -45,8 +46,16 @@ def parse(data: bytes, name: str) -> Document:
                 blocks += scan(text, headings, offset=length)
             parts.append(text)
             length += len(text)
-    metadata = {"language": language} if language else {}
+    metadata = _metadata(notebook, language)
     return Document("".join(parts), "application/x-ipynb+json", tuple(blocks), headings.first, metadata)
+
+
+def _metadata(notebook: dict[str, object], language: str) -> dict[str, str]:
+    held = notebook.get("metadata")
+    authors = held.get("authors") if isinstance(held, dict) else None
+    names = [author.get("name") for author in authors if isinstance(author, dict)] if isinstance(authors, list) else []
+    found = {"programming_language": language} if language else {}
+    return found | common(author=[name for name in names if isinstance(name, str)])
 
 
 def _corrupt(why: str) -> ParseError:

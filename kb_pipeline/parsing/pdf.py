@@ -11,11 +11,13 @@ from itertools import islice
 from kb_pipeline.parsing.document import Block, BlockKind, Document
 from kb_pipeline.parsing.errors import ParseError
 from kb_pipeline.parsing.headings import HeadingStack
+from kb_pipeline.parsing.metadata import common
 from kb_pipeline.parsing.spans import stripped_span
 from kb_pipeline.statuses import Status
 
 _PAGE_GAP = "\n\n"
 _OUTLINE_ENTRIES = 10_000
+_LANGUAGE_CHARACTERS = 100
 # What PDFium puts, a noncharacter, for a hyphen and the line end after it.
 _BROKEN_WORD = re.compile(r"(\w*)\ufffe[ \n]?(\w*)")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -71,7 +73,27 @@ def _metadata(pdf: object) -> tuple[str | None, dict[str, str]]:
     found = {key.lower(): value.replace("\0", "").strip() for key, value in raw.items()}
     # Placeholders of the tools that write PDF are no metadata.
     found = {key: value for key, value in found.items() if value.lower() not in _PLACEHOLDERS}
-    return found.pop("title", None), found
+    metadata = common(
+        author=found.pop("author", None),
+        created=found.pop("creationdate", None),
+        modified=found.pop("moddate", None),
+        language=_language(pdf),
+    )
+    return found.pop("title", None), found | metadata
+
+
+def _language(pdf: object) -> str:
+    """Return the language that the catalog declares, or ""."""
+    import ctypes
+
+    import pypdfium2.raw as pdfium
+
+    length = pdfium.FPDFCatalog_GetLanguage(pdf, None, 0)
+    if not 2 < length <= 2 * _LANGUAGE_CHARACTERS:
+        return ""
+    buffer = (ctypes.c_ushort * (length // 2))()
+    pdfium.FPDFCatalog_GetLanguage(pdf, buffer, length)
+    return bytes(buffer).decode("utf-16-le", "replace").rstrip("\0")
 
 
 def _page_text(pdf: object, index: int) -> str:

@@ -9,11 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kb_pipeline.parsing import code, html, latex, markdown, notebook, pdf, signatures, structured, tabular, text
+from kb_pipeline.parsing import (
+    code,
+    docx,
+    epub,
+    html,
+    latex,
+    mail,
+    markdown,
+    markup,
+    notebook,
+    odf,
+    outlook,
+    pdf,
+    pptx,
+    rst,
+    rtf,
+    signatures,
+    spreadsheet,
+    structured,
+    tabular,
+    text,
+)
 from kb_pipeline.parsing.document import Document
 
 # To be raised whenever any parser's output, or the choice of the parser, changes for any input.
-PARSERS_VERSION = "1"
+PARSERS_VERSION = "2"
 
 # What ``choose`` needs to see of an item, at most. Bytes.
 HEAD_BYTES = 8_192
@@ -23,46 +44,67 @@ HEAD_BYTES = 8_192
 class Parser:
     """How one format is read.
 
-    ``id`` is stored with results. ``parse`` takes bytes and the file name, and raises ParseError. ``isolated`` parsers
-    run native code over hostile input and belong in a process of their own (``IsolatedParser``).
+    ``id`` is stored with results. ``parse`` takes bytes and the file name, and raises ParseError. Parsers run native code
+    over hostile input, unpack it and build trees of it: the pipeline calls them in processes of their own (``pool``).
     """
 
     id: str
     media_type: str
     parse: Callable[[bytes, str], Document]
-    isolated: bool = False
 
 
 _TEXT = Parser("text/1", "text/plain", text.parse)
-_MARKDOWN = Parser("markdown/1", "text/markdown", markdown.parse)
-_HTML = Parser("html/1", "text/html", html.parse, isolated=True)
-_LATEX = Parser("latex/1", "text/x-tex", latex.parse)
-_CODE = Parser("code/1", "text/x-source", code.parse)
-_NOTEBOOK = Parser("notebook/1", "application/x-ipynb+json", notebook.parse)
+_MARKDOWN = Parser("markdown/2", "text/markdown", markdown.parse)
+_RST = Parser("rst/1", "text/x-rst", rst.parse)
+_HTML = Parser("html/2", "text/html", html.parse)
+_XML = Parser("xml/1", "application/xml", markup.parse)
+_LATEX = Parser("latex/2", "text/x-tex", latex.parse)
+_CODE = Parser("code/2", "text/x-source", code.parse)
+_NOTEBOOK = Parser("notebook/2", "application/x-ipynb+json", notebook.parse)
 _CSV = Parser("csv/1", "text/csv", tabular.parse_csv)
 _TSV = Parser("tsv/1", "text/tab-separated-values", tabular.parse_tsv)
 _JSON = Parser("json/1", "application/json", structured.parse_json)
 _JSON_LINES = Parser("jsonl/1", "application/jsonl", structured.parse_json_lines)
-_PDF = Parser("pdf/1", "application/pdf", pdf.parse, isolated=True)
+_PDF = Parser("pdf/2", "application/pdf", pdf.parse)
+_DOCX = Parser("docx/1", docx.MEDIA_TYPE, docx.parse)
+_PPTX = Parser("pptx/1", pptx.MEDIA_TYPE, pptx.parse)
+_ODT = Parser("odt/1", odf.TEXT, odf.parse_text)
+_ODP = Parser("odp/1", odf.PRESENTATION, odf.parse_presentation)
+_SPREADSHEET = Parser("spreadsheet/1", spreadsheet.XLSX, spreadsheet.parse)
+_EPUB = Parser("epub/1", "application/epub+zip", epub.parse)
+_OUTLOOK = Parser("outlook/1", "application/vnd.ms-outlook", outlook.parse)
+_RTF = Parser("rtf/1", "application/rtf", rtf.parse)
+_MAIL = Parser("mail/1", "message/rfc822", mail.parse)
 
 _BY_EXTENSION: dict[str, Parser] = {
-    **dict.fromkeys(["txt", "text", "log", "rst", "adoc", "org"], _TEXT),
+    **dict.fromkeys(["txt", "text", "log", "adoc", "org"], _TEXT),
     **dict.fromkeys(["md", "markdown", "mdown", "mkd", "mdx", "qmd", "rmd"], _MARKDOWN),
+    **dict.fromkeys(["rst", "rest"], _RST),
     **dict.fromkeys(["html", "htm", "xhtml"], _HTML),
+    **dict.fromkeys(["xml", "xsd", "xsl", "xslt", "rss", "atom", "rdf"], _XML),
     **dict.fromkeys(["tex", "latex", "ltx", "sty", "cls"], _LATEX),
     **dict.fromkeys(["jsonl", "ndjson"], _JSON_LINES),
     **dict.fromkeys(["json", "geojson"], _JSON),
     **dict.fromkeys(["tsv", "tab"], _TSV),
+    **dict.fromkeys(["docx", "docm", "dotx", "dotm"], _DOCX),
+    **dict.fromkeys(["pptx", "pptm", "ppsx", "potx"], _PPTX),
+    **dict.fromkeys(["odt", "ott"], _ODT),
+    **dict.fromkeys(["odp", "otp"], _ODP),
+    **dict.fromkeys(["xlsx", "xlsm", "xltx", "xlsb", "xls", "ods"], _SPREADSHEET),
     **dict.fromkeys(code.LANGUAGES, _CODE),
     "csv": _CSV,
+    "epub": _EPUB,
+    "eml": _MAIL,
+    "msg": _OUTLOOK,
     "ipynb": _NOTEBOOK,
     "pdf": _PDF,
+    "rtf": _RTF,
 }
 
 # Known, and without a parser in this version: never taken for text, whatever their first bytes.
 _EXTENSIONS_WITHOUT_PARSER = """
-    doc docx docm dot dotx xls xlsx xlsm xlsb ppt pptx pptm odt ods odp pages numbers key rtf epub mobi azw3 djvu ps eps
-    eml msg mbox pst vcf ics
+    doc dot ppt pot pps pages numbers key mobi azw3 djvu ps eps
+    mbox pst vcf ics
     zip tar gz tgz bz2 xz zst 7z rar jar war whl iso dmg deb rpm
     png jpg jpeg gif bmp tif tiff webp heic ico svg psd ai mp3 wav flac ogg m4a mp4 mkv mov avi webm
     exe dll so dylib o a class pyc pyd wasm bin ttf otf woff woff2
@@ -75,22 +117,31 @@ def choose(name: str, head: bytes) -> Parser | None:
     """Return the parser for a file, or None when this version has none (the exclusion rule ``no_parser``).
 
     ``name``: the file name with its extension. ``head``: the first HEAD_BYTES bytes, or more.
-    A PDF and a notebook are told by their bytes. Then the extension decides. Files with an unknown extension, or none,
-    are read as HTML or plain text where their bytes look like it.
+    PDF, rich text and notebooks are told by their bytes. Then the extension decides. With an unknown extension, or none,
+    or one that has no parser, the members of a ZIP file tell documents; other files are read as HTML, XML, mail or plain
+    text where their bytes look like it.
     """
     if head.startswith(signatures.PDF):
         return _PDF
+    if head.startswith(signatures.RTF):
+        return _RTF
     extension = _extension(name)
-    if extension in _WITHOUT_PARSER:
-        return None
     parser = _CODE if code.language(name) else _BY_EXTENSION.get(extension)
-    if parser in (_JSON, None) and signatures.looks_like_notebook(head):
+    if parser in (_JSON, None) and extension not in _WITHOUT_PARSER and signatures.looks_like_notebook(head):
         return _NOTEBOOK
     if parser is not None:
         return parser
-    if not signatures.looks_like_text(head):
+    if (zipped := signatures.zipped_format(head)) is not None:
+        return _BY_EXTENSION[zipped]
+    if extension in _WITHOUT_PARSER or not signatures.looks_like_text(head):
         return None
-    return _HTML if signatures.looks_like_html(head) else _TEXT
+    for looks_like, found in _LOOKS:
+        if looks_like(head):
+            return found
+    return _TEXT
+
+
+_LOOKS = ((signatures.looks_like_html, _HTML), (signatures.looks_like_xml, _XML), (signatures.looks_like_mail, _MAIL))
 
 
 def _extension(name: str) -> str:

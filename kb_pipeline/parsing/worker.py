@@ -1,90 +1,84 @@
-"""The parser process: parses one item after the other for the process that started it (see ``isolation``).
+"""The parser process: parses one item after the other for the process that started it (see ``child``).
 
-What belongs here: the loop, and the limits that the process puts on itself before it reads anything. Started as
-``python -m kb_pipeline.parsing.worker ADDRESS_SPACE_MIB PARENT_PID``. It imports only what its parsers need, so that it
-starts fast.
+What belongs here: the order of start, and the loop. It imports only what its parsers need, so that it starts fast.
 """
 
 from __future__ import annotations
 
-import ctypes
+import gc
 import json
 import os
-import resource
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import BinaryIO
 
-from kb_pipeline.parsing import html, pdf, wire
-from kb_pipeline.parsing.document import Document
-from kb_pipeline.parsing.errors import ParseError
-from kb_pipeline.statuses import Status
+from kb_pipeline.parsing import wire
+from kb_pipeline.parsing.confinement import allow_cpu, confine, end_with
+from kb_pipeline.parsing.network import cut
+from kb_pipeline.parsing.outcome import Outcome
+from kb_pipeline.parsing.parse import encodable, parse_item
 
-PARSERS: Mapping[str, Callable[[bytes, str], Document]] = {"html/1": html.parse, "pdf/1": pdf.parse}
-_PR_SET_PDEATHSIG = 1
+_READ_BYTES = 1 << 16
+# Parsing makes many small objects and few cycles: a collection per 700 of them takes a tenth of the time.
+_COLLECT_AFTER = 20_000
 
 
-def serve(parsers: Mapping[str, Callable[[bytes, str], Document]]) -> None:
-    """Answer requests on standard input until it ends, with ``parsers`` by id."""
-    address_space_mib, parent = int(sys.argv[1]), int(sys.argv[2])
-    _limit(address_space_mib, parent)
-    replies = _take_standard_output()
-    requests = sys.stdin.buffer
-    _send(replies, wire.READY)
+def serve(parse: Callable[[str, bytes], Outcome]) -> None:
+    """Answer requests on standard input until it ends.
+
+    The process's one argument is a JSON object: ``parent`` (process id), ``memory_mib``, ``cpu_seconds`` per item,
+    ``namespaces`` (whether to try them).
+    """
+    options = json.loads(sys.argv[1])
+    # Ctrl-C is for the parent to act on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests, replies = _take(0, os.O_RDONLY), _take(1, os.O_WRONLY)
+    isolation = cut(namespaces=options["namespaces"])
+    end_with(options["parent"])
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
+    confine(options["memory_mib"])
+    # Until here an error is told to the parent; from here on nobody listens.
+    _take(2, os.O_WRONLY).close()
+    _send(replies, wire.encode_ready({"network": isolation}))
     try:
-        while (header := _receive(requests)) is not None and (data := _receive(requests)) is not None:
-            request = json.loads(header)
-            _send(replies, _answer(parsers, request["parser"], request["name"], data))
+        while (request := wire.read_request(requests)) is not None:
+            allow_cpu(options["cpu_seconds"])
+            number, name, data = request
+            _send(replies, _answer(number, parse(name, data)))
     except MemoryError:
         # Nothing is certain after this: end, and let the next item have a fresh process.
-        sys.exit(wire.OUT_OF_MEMORY)
+        os._exit(wire.OUT_OF_MEMORY)
 
 
-def _answer(parsers: Mapping[str, Callable[[bytes, str], Document]], parser_id: str, name: str, data: bytes) -> bytes:
+def _answer(number: int, outcome: Outcome) -> list[bytes | bytearray]:
     try:
-        return wire.encode_document(parsers[parser_id](data, name))
-    except ParseError as error:
-        return wire.encode_failure(error.status, str(error))
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever a parser raises is this item's outcome, not the end.
-        return wire.encode_failure(Status.CRASHED, f"{type(error).__name__}: {error}")
+        return wire.encode_outcome(number, outcome)
+    except UnicodeEncodeError:
+        return wire.encode_outcome(number, encodable(outcome))
 
 
-def _limit(address_space_mib: int, parent: int) -> None:
-    limit = address_space_mib * 1024 * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            # The parent ended before its death could be watched for.
-            sys.exit(0)
-
-
-def _take_standard_output() -> BinaryIO:
-    """Return standard output for replies, and leave an empty one to whatever prints: it would break the frames."""
-    replies = os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+def _take(stream: int, mode: int) -> BinaryIO:
+    """Return a standard stream for frames, and leave an empty one to whatever prints or reads: it would break them."""
+    taken = os.dup(stream)
+    nowhere = os.open(os.devnull, mode)
+    os.dup2(nowhere, stream)
     os.close(nowhere)
-    return replies
+    return open(taken, "rb", _READ_BYTES) if mode == os.O_RDONLY else open(taken, "wb", 0)
 
 
-def _receive(stream: BinaryIO) -> bytes | None:
-    head = stream.read(wire.LENGTH.size)
-    if len(head) < wire.LENGTH.size:
-        return None
-    length = wire.LENGTH.unpack(head)[0]
-    payload = stream.read(length)
-    return payload if len(payload) == length else None
+def _send(stream: BinaryIO, pieces: list[bytes | bytearray]) -> None:
+    # At once, frame by frame: the parent knows by it which item is being parsed, and whom to blame for what follows.
+    # A long text is not copied for it.
+    if sum(map(len, pieces)) <= _READ_BYTES:
+        pieces = [b"".join(pieces)]
+    for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[stream.write(rest) :]
 
 
-def _send(stream: BinaryIO, payload: bytes) -> None:
-    stream.write(wire.frame(payload))
-    stream.flush()
-
-
-if __name__ == "__main__":
-    serve(PARSERS)
+def main() -> None:
+    """Serve with the parsers of this version."""
+    serve(parse_item)

@@ -106,12 +106,21 @@ class Schedule(_Section):
         return timezone
 
 
+class History(_Section):
+    """How much of the run history stays."""
+
+    keep_runs: int = Field(default=3, ge=1, description="Finished runs of each job and partition that stay.")
+    keep_materializations: int = Field(
+        default=20, ge=1, description="Materializations of each asset partition whose numbers stay, also of dropped runs."
+    )
+
+
 class Limits(_Section):
     """Overrides of the profile's limits; null takes the profile's."""
 
     max_item_bytes: int | None = Field(default=None, ge=1, description="Bytes; a larger item is set aside.")
     parse_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Seconds per item.")
-    parse_memory_mib: int | None = Field(default=None, ge=64, description="MiB a parser process may take.")
+    parse_memory_mib: int | None = Field(default=None, ge=64, description="MiB that parsing one item may take.")
     max_concurrent_sources: int | None = Field(default=None, ge=1, description="Connections worked on at a time.")
     max_concurrent_files: int | None = Field(default=None, ge=1, description="Items of one connection in flight at a time.")
 
@@ -136,6 +145,7 @@ class Keys(_Section):
     )
     sensors: Sensors = Field(default_factory=Sensors, description="How change is noticed.")
     schedule: Schedule = Field(default_factory=Schedule, description="When everything runs.")
+    history: History = Field(default_factory=History, description="How much of the run history stays.")
     limit_overrides: Limits = Field(default_factory=Limits, alias="limits", description="Overrides of the profile.")
 
     @field_validator("sources")

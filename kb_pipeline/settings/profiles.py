@@ -22,9 +22,9 @@ class Profile(BaseModel):
     batch_tokens: int = Field(description="Tokens per embedding batch, padding included.")
     max_item_bytes: int = Field(description="Bytes; a larger item is set aside as too_large.")
     parse_seconds: float = Field(description="Seconds of wall-clock time; a parser that takes longer is stopped.")
-    parse_memory_mib: int = Field(description="MiB of memory a parser process may take.")
+    parse_memory_mib: int = Field(description="MiB of memory that parsing one item may take.")
     max_concurrent_sources: int = Field(description="Connections worked on at a time.")
-    max_concurrent_files: int = Field(description="Items of one connection in flight at a time.")
+    max_concurrent_files: int = Field(description="Items of one connection in flight at a time; parser processes at most.")
     inflight_bytes: int = Field(description="Bytes of items in flight at a time, over all of them.")
 
 

@@ -59,6 +59,11 @@ schedule:
   cron: "0 3 * * *"               # minute hour day-of-month month day-of-week
   timezone: UTC                   # an IANA name like Europe/Berlin
 
+# How much of Dagster's run history stays.
+history:
+  keep_runs: 3                    # finished runs of each job and partition
+  keep_materializations: 20       # of each asset partition, whose numbers the UI plots
+
 # How runs are executed.
 executor: in_process              # or multiprocess: one process per step
 pools:                            # how many steps of a kind may run at a time
@@ -69,7 +74,7 @@ pools:                            # how many steps of a kind may run at a time
 limits:
   max_item_bytes: null            # bytes; a larger item is set aside
   parse_seconds: null             # seconds; parsing that takes longer is stopped
-  parse_memory_mib: null          # MiB a parser process may take
+  parse_memory_mib: null          # MiB that parsing one item may take
   max_concurrent_sources: null    # connections worked on at a time
   max_concurrent_files: null      # items of one connection in flight at a time
 """

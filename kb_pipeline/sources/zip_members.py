@@ -192,7 +192,10 @@ class _Walk:
         elif info.flag_bits & _ENCRYPTED:
             problem = Status.ENCRYPTED, "the member needs a password"
         elif info.compress_type not in METHODS:
-            problem = Status.CORRUPT, f"compression method {info.compress_type} is not supported"
+            problem = (
+                Status.UNSUPPORTED,
+                f"compression method {info.compress_type} is not supported: pack it again with deflate",
+            )
         elif shared:
             problem = Status.CORRUPT, OVERLAP
         elif info.file_size > _RATIO_FROM and info.file_size > self._limits.ratio * info.compress_size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,6 +135,7 @@ def test_status_tells_what_is_stored(story: SimpleNamespace) -> None:
     people = story.told["status for people"].stdout
     assert "documents" in people
     assert "release-1" in people
+    assert re.search("parsers: no network, by (network namespace|audit hook)", people)
 
 
 def test_search_finds_the_document_that_answers(story: SimpleNamespace) -> None:

@@ -25,7 +25,6 @@ from kb_pipeline.cli.main import cli
 from kb_pipeline.defs import jobs
 from kb_pipeline.flow.errors import ErrorClass
 from kb_pipeline.orchestrator import Report, SourceCounts
-from kb_pipeline.parsing import registry as registry_of_parsers
 from kb_pipeline.settings.load import load
 from kb_pipeline.settings.model import Keys
 from kb_pipeline.settings.profiles import PROFILES, Profile
@@ -235,13 +234,6 @@ def test_every_exclusion_rule_is_documented() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "kb_pipeline").glob("*/*.py"))
     for rule in documented:
         assert f'"{rule}"' in sources, rule
-
-
-def test_the_formats_that_are_parsed_apart_are_the_ones_named() -> None:
-    apart = {parser.id.partition("/")[0] for parser in registry_of_parsers._BY_EXTENSION.values() if parser.isolated}
-    assert apart == {"pdf", "html"}
-    assert "(PDF, HTML)" in CONFIGURATION
-    assert "PDF and HTML" in ARCHITECTURE
 
 
 # Reports

@@ -20,15 +20,17 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from kb_pipeline.parsing.isolation import IsolatedParser
-from kb_pipeline.parsing.parse import Outcome, parse_item
+from kb_pipeline.parsing.child import Limits
+from kb_pipeline.parsing.outcome import Outcome
+from kb_pipeline.parsing.pool import ParserPool
 from kb_pipeline.sources.base import ItemCorrupt, ItemEncrypted, SourceContext
 from kb_pipeline.sources.local_zip import LocalZip, LocalZipConfig
 from kb_pipeline.statuses import Status
 from kb_pipeline_tests.fuzz import archives, mutations, seeds
 
 SECONDS = 10.0
-MEMORY_MIB = 512
+MEMORY_MIB = 256
+"""What an item may take beyond what its parser process has when it starts."""
 SLACK_MIB = 32
 ITEM_BYTES = 16 << 20
 NEIGHBOUR = b"<h1>Neighbour</h1><p>Nothing happened here.</p>"
@@ -38,9 +40,9 @@ Parse = Callable[[str, bytes], Outcome]
 
 @contextmanager
 def sandbox() -> Iterator[Parse]:
-    """The one place that knows how the parser process is used."""
-    with IsolatedParser(seconds=SECONDS, address_space_mib=MEMORY_MIB) as isolated:
-        yield lambda name, data: parse_item(name, data, isolated=isolated)
+    """The one place that knows how the parser processes are used."""
+    with ParserPool(Limits(SECONDS, MEMORY_MIB), size=1) as pool:
+        yield pool.parse
 
 
 class Watch:
@@ -174,10 +176,12 @@ def run(numbers: list[int], place: Place, folder: Path) -> None:
         numbers = [int(number) for number in only.split(",")]
     files = seeds.made() | seeds.real()
     failures = []
+    before = place.contents()
     with Watch() as watch, sandbox() as parse:
         neighbour = parse("neighbour.html", NEIGHBOUR)
         assert neighbour.document is not None
-        before = place.contents()
+        watch.look()
+        allowed = watch.peak + MEMORY_MIB + SLACK_MIB
         for number in numbers:
             try:
                 if number % 4 == 3:
@@ -189,7 +193,7 @@ def run(numbers: list[int], place: Place, folder: Path) -> None:
                     name, data = document_case(number, files)
                     check_document(name, data, parse, neighbour.document.text)
                 watch.look()
-                assert watch.peak <= MEMORY_MIB + SLACK_MIB, f"{watch.peak:.0f} MiB"
+                assert watch.peak <= allowed, f"{watch.peak:.0f} MiB of {allowed:.0f}"
             except Exception as error:  # noqa: BLE001 - the next case is run whatever this one does
                 failures.append(f"case {number} ({name}): {type(error).__name__}: {error}")
         assert watch.peak > 0

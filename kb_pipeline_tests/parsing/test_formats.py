@@ -113,7 +113,7 @@ class TestHtml:
                 "m $x^2$.",
             ),
             ("<math display=block alttext='a+b'><mi>a</mi></math>", "$$a+b$$"),
-            ("<math><mi>a</mi><mo>+</mo><mi>b</mi></math>", "a + b"),
+            ("<math><mi>a</mi><mo>+</mo><mi>b</mi></math>", "$a+b$"),
             ("<p><script type='math/tex'>y_1</script>", "$y_1$"),
             ("<nav>menu</nav><script>x</script><style>y</style><div hidden>z</div>rest", "rest"),
             ("<blockquote><p>a<br>b</blockquote>", "> a\n> b"),
@@ -173,7 +173,7 @@ class TestCode:
         document = code.parse(source.encode(), "pkg/mod.py")
         assert document.text == source
         assert document.title == "mod.py"
-        assert document.metadata["language"] == "python"
+        assert document.metadata["programming_language"] == "python"
         assert outline(document) == [
             ("code", "import a\nimport b"),
             ("code", "def f():\n    x\n\n    y"),

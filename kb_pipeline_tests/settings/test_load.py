@@ -142,6 +142,8 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         ("model: {name: no}", "1: model.name: expected text, got false: put it in quotes"),
         ("model: {sha256: abc}", "1: model.sha256: expected: hash of the weights"),
         ("sensors: {interval_seconds: 1}", "1: sensors.interval_seconds: expected at least 5, got 1"),
+        ("history: {keep_runs: 0}", "1: history.keep_runs: expected at least 1, got 0"),
+        ("history: {keep_materializations: 0}", "1: history.keep_materializations: expected at least 1, got 0"),
         ("pools: {gpu: 0}", "1: pools.gpu: expected at least 1, got 0"),
         ("pools: {'a b': 1}", "1: pools: expected pool names without spaces"),
         ("storage: {url: 's3://b/x'}", "1: storage.url: remote storage (s3://) is not available in this version"),

@@ -1,0 +1,6 @@
+def row(oar):
+    return oar.pull()
+
+
+class Boat:
+    """Floats."""

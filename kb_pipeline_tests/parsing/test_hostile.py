@@ -1,0 +1,122 @@
+"""Damaged documents: whatever is cut out of them or put into them, the parser reads on or says why not."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kb_pipeline.parsing.errors import ParseError
+from kb_pipeline_tests.parsing.goldens import parse, samples
+
+SAMPLES = samples()
+ZIPPED = ["sample.docx", "sample.pptx", "sample.odt", "sample.odp", "sample.xlsx", "sample.epub"]
+PLAIN = [
+    "sample.html",
+    "sample.xml",
+    "sample.rss",
+    "sample.atom",
+    "sample.eml",
+    "sample.rtf",
+    "sample.msg",
+    "sample.rst",
+    "sample.tex",
+    "sample.ipynb",
+]
+
+
+def members(name: str) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(SAMPLES[name])) as archive:
+        return {each: archive.read(each) for each in archive.namelist()}
+
+
+MEMBERS = {name: members(name) for name in ZIPPED}
+
+
+def packed(parts: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for each, content in parts.items():
+            archive.writestr(each, content)
+    return file.getvalue()
+
+
+def read_or_refuse(name: str, data: bytes) -> None:
+    try:
+        document = parse(name, data)
+    except ParseError:
+        return
+    position = 0
+    for block in document.blocks:
+        assert position <= block.start < block.end <= len(document.text)
+        position = block.end
+    assert all(isinstance(value, str) for value in document.metadata.values())
+
+
+@pytest.mark.parametrize("name", ZIPPED)
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_elements_and_values_that_are_gone_or_wrong(name: str, data: st.DataObject) -> None:
+    parts = dict(MEMBERS[name])
+    member = data.draw(st.sampled_from(sorted(parts)))
+    content = parts[member].decode()
+    # Well-formed damage: elements that go with all that is in them, values that become others, names that change.
+    empty = re.findall(r"<[\w:]+(?: [^<>]*)?/>", content)
+    if empty and data.draw(st.booleans()):
+        content = content.replace(data.draw(st.sampled_from(empty)), data.draw(st.sampled_from(["", "<x/>", "text"])))
+    values = re.findall(r'="[^"<>]*"', content)
+    if values and data.draw(st.booleans()):
+        other = data.draw(st.sampled_from(['="-1"', '="99999999999"', '=""', '="x"', '="²"', '="../.."', '="1e9"']))
+        content = content.replace(data.draw(st.sampled_from(values)), other)
+    names = re.findall(r"</([\w:]+)>", content)
+    if names and data.draw(st.booleans()):
+        content = re.sub(rf"(</?){data.draw(st.sampled_from(names))}(?=[ >/])", r"\1x", content)
+    read_or_refuse(name, packed({**parts, member: content.encode()}))
+
+
+@pytest.mark.parametrize("name", ZIPPED)
+@given(data=st.data())
+@settings(deadline=None, max_examples=30)
+def test_members_that_are_gone_or_nonsense(name: str, data: st.DataObject) -> None:
+    parts = dict(MEMBERS[name])
+    member = data.draw(st.sampled_from(sorted(parts)))
+    if data.draw(st.booleans()):
+        del parts[member]
+    else:
+        parts[member] = data.draw(st.binary(max_size=40) | st.just(b"<a/>"))
+    read_or_refuse(name, packed(parts))
+
+
+@pytest.mark.parametrize("name", [*ZIPPED, *PLAIN])
+@given(data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_bytes_that_are_gone_or_wrong(name: str, data: st.DataObject) -> None:
+    content = SAMPLES[name]
+    start = data.draw(st.integers(0, len(content)))
+    length = data.draw(st.integers(0, 200))
+    other = data.draw(st.binary(max_size=20))
+    read_or_refuse(name, content[:start] + other + content[start + length :])
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.rst", b"=== ===\nx\n\n" * 30_000),
+        ("a.rst", b"".join(b" " * i + b".. note::\n\n" for i in range(1_500))),
+        ("a.rst", b"a\n=\n\n" * 30_000),
+        ("a.rst", b"- a\n\n   b\n\n" * 20_000),
+        ("a.xml", b"<rss><channel>" + b"<item><title>&lt;b&gt;x</title></item>" * 5_000 + b"</channel></rss>"),
+        ("a.html", b"<p>" + b"<math><mi>&alpha;x</mi></math>" * 5_000),
+        ("a.html", b"<math><mtext>" + b"x" * 1_000_000 + b"</mtext></math>"),
+        ("a.html", b"<math><mi>" + b"\xce\xb1" * 500_000 + b"</mi></math>"),
+        ("a.eml", b"Subject: " + b"=?utf-8?q?a?= " * 20_000 + b"\n\nx"),
+        ("a.eml", b"To: " + b"a@b, " * 50_000 + b"\n\nx"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(value[:30]),
+)
+def test_what_is_made_to_take_long_does_not(name: str, data: bytes) -> None:
+    parse(name, data)
