@@ -65,7 +65,7 @@ def measure(
             stderr=err,
             start_new_session=True,
         )
-        with _PeakMemory(process.pid) as memory:
+        with PeakMemory(process.pid) as memory:
             try:
                 code = process.wait(timeout)
             except subprocess.TimeoutExpired:
@@ -81,8 +81,8 @@ def measure(
     return Measurement(round(seconds, 3), round(memory.peak / 1e6, 1), stdout, stderr)
 
 
-class _PeakMemory:
-    """Samples the resident memory of a process and its descendants, summed, every 50 ms."""
+class PeakMemory:
+    """Samples the resident memory of a process and its descendants, summed, every 50 ms: ``peak``, in bytes."""
 
     def __init__(self, pid: int) -> None:
         self.peak = 0
@@ -94,7 +94,7 @@ class _PeakMemory:
         while not self._over.wait(_SAMPLE_SECONDS):
             self.peak = max(self.peak, tree_bytes(self._pid))
 
-    def __enter__(self) -> _PeakMemory:
+    def __enter__(self) -> PeakMemory:
         self._thread.start()
         return self
 

@@ -1,6 +1,6 @@
-"""The interpreter that the peers run with, installed from requirements.txt when it is missing or out of date.
+"""The interpreters that the peers run with, each installed from a requirements.txt when it is missing or out of date.
 
-What belongs here: that environment. It is apart from ours because the peers bring eighty packages that kb doesn't need.
+What belongs here: those environments. They are apart from ours because the peers bring many packages that kb doesn't need.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-_HERE = Path(__file__).resolve().parent
-_VENV = _HERE / ".venv"
-_REQUIREMENTS = _HERE / "requirements.txt"
-_STAMP = _VENV / ".installed"
+INGESTION = Path(__file__).resolve().parent
+"""The folder of the peers of ``benchmarks.ingest``."""
+
+PARSERS = INGESTION / "parsers"
+"""The folder of the peers of ``benchmarks.parsing``."""
 
 _INSTALL_SECONDS = 1800
 
@@ -21,23 +22,25 @@ class PeersUnavailable(Exception):
     """The peers can't be run on this machine; the message says why, in a sentence."""
 
 
-def peers_python() -> Path:
-    """The peers' interpreter, after installing what it lacks. Raises PeersUnavailable when that fails."""
-    python = _VENV / "bin" / "python"
-    wanted = _REQUIREMENTS.read_text(encoding="utf-8")
+def peers_python(folder: Path = INGESTION) -> Path:
+    """The interpreter of the peers in a folder, after installing what it lacks. Raises PeersUnavailable when that fails."""
+    venv = folder / ".venv"
+    stamp, python = venv / ".installed", venv / "bin" / "python"
+    requirements = folder / "requirements.txt"
+    wanted = requirements.read_text(encoding="utf-8")
     # The content and not the time of change: a checkout sets the times anew.
-    if _STAMP.is_file() and _STAMP.read_text(encoding="utf-8") == wanted and python.exists():
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted and python.exists():
         return python
-    _run("created", sys.executable, "-m", "venv", "--clear", str(_VENV))
+    _run(f"{venv} could not be created", sys.executable, "-m", "venv", "--clear", str(venv))
     pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    _run("installed", str(python), *pip, "-r", str(_REQUIREMENTS))
-    _STAMP.write_text(wanted, encoding="utf-8")
+    _run(f"{venv} could not be installed", str(python), *pip, "-r", str(requirements))
+    stamp.write_text(wanted, encoding="utf-8")
     return python
 
 
-def _run(done: str, *command: str) -> None:
-    """Run one step of the installation; ``done`` is the verb for the message when it fails."""
-    failed = f"The peers' environment {_VENV} could not be {done}"
+def _run(what: str, *command: str) -> None:
+    """Run one step of the installation; ``what`` is said when it fails."""
+    failed = f"The peers' environment {what}"
     try:
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_INSTALL_SECONDS)
     except OSError as error:

@@ -1,25 +1,23 @@
 """The source type local_zip: the members of zip archives, read in place and never extracted.
 
-What belongs here: which archives and members are listed, as what, and in which order. What doesn't: the bytes of the
-format (zip_format.py). Archives are of unknown origin: nothing here trusts a size, a name or a checksum in them.
+What belongs here: which archives and members are listed, under which key, and in which order. What doesn't: which
+members are safe to read (zip_members.py), the bytes of the format (zip_format.py).
 """
 
 from __future__ import annotations
 
-import errno
 import heapq
 import os
 import re
-import stat
-import struct
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 from urllib.parse import quote
-from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from pydantic import Field, field_validator
 
@@ -37,18 +35,15 @@ from kb_pipeline.sources.globs import Globs, has_wildcard, normalise
 from kb_pipeline.sources.names import escape, unescape
 from kb_pipeline.sources.streams import stream
 from kb_pipeline.sources.tree import Tree
-from kb_pipeline.sources.zip_format import directory_size, unpack
+from kb_pipeline.sources.zip_format import unpack
+from kb_pipeline.sources.zip_members import SEPARATOR, Member, Problem, Refused, ZipLimits, members, unpacked
 from kb_pipeline.statuses import Status
 
-MAX_MEMBERS = 100_000
-"""Members of one archive; an archive with more is one item with the problem "too_large"."""
+_KEPT_MEMBERS = 50_000  # about 45 MB
+_YOUNG_NS = 2_000_000_000
 
-_LARGEST_DIRECTORY = 64 << 20  # bytes of central directory that are parsed, about ten times as much in memory
-_LARGEST_RATIO = 200  # unpacked to packed; text reaches 20
-_RATIO_FROM = 8 << 20  # bytes; below this a bomb is harmless
-_SEPARATOR = "!/"
-_DRIVE = re.compile(r"[A-Za-z]:")
-_ENCRYPTED = 0x1 | 0x40 | 0x2000  # the member, strongly, its header
+_OPEN_NESTED = 2
+"""Archives in archives that stay unpacked while their members are read, one after the other in the order of keys."""
 
 
 class LocalZipConfig(SourceConfig):
@@ -59,6 +54,11 @@ class LocalZipConfig(SourceConfig):
         default=("**",), min_length=1, description="Patterns of the members to take, by their path in the archive."
     )
     exclude: tuple[str, ...] = Field(default=(), description="Patterns of the members to leave out.")
+    max_members: int = Field(default=100_000, ge=1, le=10_000_000, description="Members of one archive.")
+    max_unpacked_bytes: int = Field(default=16 << 30, ge=1, description="Bytes of one archive's members together.")
+    max_ratio: int = Field(default=200, ge=1, le=100_000, description="Unpacked to packed bytes, above 8 MiB.")
+    max_depth: int = Field(default=2, ge=1, le=8, description="Archives within each other; 1 opens none in an archive.")
+    max_nested_bytes: int = Field(default=256 << 20, ge=1, description="Bytes of an archive in an archive.")
 
     @field_validator("include", "exclude")
     @classmethod
@@ -73,12 +73,44 @@ class _Archive:
     """What was read of an archive: its members by key, or the one item that says why there are none."""
 
     stamp: tuple[int, ...]
-    members: dict[str, ZipInfo]
-    problem: tuple[Status, str] | None = None
+    members: dict[str, Member]
+    problem: Problem | None = None
+
+
+class _LookedInto:
+    """Archives with archives in them, as they were found last: a sensor lists them every few seconds.
+
+    Bounded by their members together. An archive that has just changed may change again within one tick of the file
+    system's clock, and look the same: it is not kept.
+    """
+
+    def __init__(self) -> None:
+        self._archives: OrderedDict[tuple[object, ...], _Archive] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, known: tuple[object, ...]) -> _Archive | None:
+        """The archive under this stamp and these settings, if it is kept."""
+        with self._lock:
+            return self._archives.get(known)
+
+    def put(self, known: tuple[object, ...], archive: _Archive) -> None:
+        """Keep an archive, instead of those that were kept first."""
+        if time.time_ns() - max(archive.stamp[-2:]) < _YOUNG_NS:
+            return
+        with self._lock:
+            self._archives[known] = archive
+            while sum(len(each.members) for each in self._archives.values()) > _KEPT_MEMBERS:
+                self._archives.popitem(last=False)
+
+
+_LOOKED_INTO = _LookedInto()
 
 
 class LocalZip:
-    """Members of zip archives. The key of an item is "<archive>!/<member>", the archive relative to its folder."""
+    """Members of zip archives. The key of an item is "<archive>!/<member>", the archive relative to its folder.
+
+    An archive in an archive is left out by the rule "archive", and its members are "<archive>!/<member>!/<inner>".
+    """
 
     Config: ClassVar[type[SourceConfig]] = LocalZipConfig
 
@@ -89,6 +121,7 @@ class LocalZip:
         self.folder, self.pattern = _split(path)
         self._include = Globs(config.include)
         self._exclude = Globs(config.exclude)
+        self._patterns = config.include, config.exclude
         segments = self.pattern.split("/")
         self._archives = Globs([self.pattern])
         self._tree = Tree(
@@ -98,8 +131,18 @@ class LocalZip:
             outside=context.storage,
             advice="narrow the connection's path",
         )
+        self._limits = ZipLimits(
+            members=config.max_members,
+            unpacked=config.max_unpacked_bytes,
+            ratio=config.max_ratio,
+            depth=config.max_depth,
+            nested=config.max_nested_bytes,
+        )
+        self._storage = context.storage
         self._latest: tuple[str, _Archive] | None = None
+        self._nested: OrderedDict[tuple[object, ...], BinaryIO] = OrderedDict()
         self._lock = threading.Lock()
+        self._nested_lock = threading.Lock()
 
     def list(self) -> Iterator[Item]:
         """Yield the members of all archives in ascending order of key; a file that is no archive is one bad item.
@@ -133,36 +176,32 @@ class LocalZip:
         """Open a member. Raises ItemVanished, ItemUnreadable, ItemCorrupt or ItemEncrypted, also while reading."""
         if item.parent is None:
             raise ItemCorrupt(item.problem_detail or "not a member of an archive")
-        descriptor = self._tree.open(unescape(item.parent))
+        archive, descriptor, stamp, member = self._find_member(item.parent, item)
+
+        def guard(error: ItemCorrupt) -> Exception:
+            if _stamp(os.fstat(descriptor)) != stamp:
+                return ItemUnreadable(f"{archive} changed while it was read.")
+            return ItemCorrupt(f"{item.key}: {error}")
+
+        holder = -1
         try:
-            stamp = _stamp(os.fstat(descriptor))
-            info = self._member(descriptor, stamp, item)
-
-            def read_at(offset: int, size: int) -> bytes:
-                try:
-                    return os.pread(descriptor, size, offset)
-                except OSError as error:
-                    raise ItemUnreadable(f"{item.parent} can't be read: {error.strerror}.") from error
-
-            def guard(error: ItemCorrupt) -> Exception:
-                if _stamp(os.fstat(descriptor)) != stamp:
-                    return ItemUnreadable(f"{item.parent} changed while it was read.")
-                return ItemCorrupt(f"{item.key}: {error}")
-
             try:
-                unpacked = unpack(read_at, info)
+                holder = self._holder(archive, descriptor, stamp, member)
+                unpack_more = unpack(_reader(holder, archive), member.info, member.end)
             except ItemCorrupt as error:
                 raise guard(error) from error
 
             def fill(size: int) -> bytes:
                 try:
-                    return unpacked(size)
+                    return unpack_more(size)
                 except ItemCorrupt as error:
                     raise guard(error) from error
 
             with stream(fill) as opened:
                 yield opened
         finally:
+            if holder >= 0:
+                os.close(holder)
             os.close(descriptor)
 
     def probe(self) -> str:
@@ -192,17 +231,21 @@ class LocalZip:
         except ItemUnreadable as error:
             raise ListingFailed(f"{error} Grant access to it, or narrow the connection's path.") from error
         try:
-            opened = _open(descriptor)
+            opened = self._open(descriptor)
+            changed = _stamp(os.fstat(descriptor)) != opened.stamp
         except OSError as error:
             raise ListingFailed(f"{path} can't be read: {error.strerror}.") from error
         finally:
             os.close(descriptor)
+        if changed:
+            raise ListingFailed(f"{path} changed while it was listed: list it again.")
         if opened.problem is not None:
             version = "-".join(map(str, opened.stamp))
             yield self._archive_item(archive, path, version, problem=opened.problem)
             return
+        uri = f"zip://{quote(path.as_posix(), errors='surrogateescape')}{SEPARATOR}"
         for name in sorted(opened.members):
-            yield self._member_item(archive, path, name, opened.members[name])
+            yield self._member_item(archive, uri, name, opened.members[name])
 
     def _archive_item(
         self,
@@ -211,7 +254,7 @@ class LocalZip:
         version: str,
         *,
         excluded: str | None = None,
-        problem: tuple[Status, str] | None = None,
+        problem: Problem | None = None,
     ) -> Item:
         return Item(
             key=archive,
@@ -223,52 +266,139 @@ class LocalZip:
             problem_detail=problem[1] if problem else "",
         )
 
-    def _member_item(self, archive: str, path: Path, name: str, info: ZipInfo) -> Item:
-        # Old tools write "\" between folders; the key keeps it, everything else sees a path.
-        member = _original(info).replace("\\", "/")
-        problem: tuple[Status, str] | None = None
-        excluded: str | None = None
-        if not _safe(member):
-            problem = Status.CORRUPT, "unsafe member path"
-        elif _hidden(member):
-            excluded = "hidden"
-        elif stat.S_ISLNK(info.external_attr >> 16):
-            excluded = "link"
-        elif self._exclude.matches(member):
-            excluded = "exclude"
-        elif not self._include.matches(member):
-            excluded = "include"
-        elif info.flag_bits & _ENCRYPTED:
-            problem = Status.ENCRYPTED, "the member needs a password"
-        elif info.file_size > _RATIO_FROM and info.file_size > _LARGEST_RATIO * info.compress_size:
-            problem = Status.TOO_LARGE, f"{info.compress_size} bytes that claim to unpack to {info.file_size}"
+    def _member_item(self, archive: str, uri: str, name: str, member: Member) -> Item:
+        size = member.info.file_size
         return Item(
-            key=archive + _SEPARATOR + name,
-            version=_version(info),
-            name=member.rpartition("/")[2].replace("\0", "\\0"),
-            uri=f"zip://{quote(path.as_posix(), errors='surrogateescape')}{_SEPARATOR}{quote(name)}",
-            size=info.file_size,
-            parent=archive,
-            excluded=excluded,
-            problem=problem[0] if problem else None,
-            problem_detail=problem[1] if problem else "",
+            key=archive + SEPARATOR + name,
+            version=member.version,
+            name=member.path.rpartition("/")[2].replace("\0", "\\0"),
+            uri=uri + _quoted(name),
+            size=size if size < 1 << 63 else None,  # a claim that no table can hold
+            parent=archive + (SEPARATOR + member.holder if member.holder else ""),
+            excluded=member.excluded,
+            problem=member.problem[0] if member.problem else None,
+            problem_detail=member.problem[1] if member.problem else "",
         )
 
-    def _member(self, descriptor: int, stamp: tuple[int, ...], item: Item) -> ZipInfo:
-        archive = item.parent or ""
+    def _rule(self, path: str) -> str | None:
+        if self._exclude.matches(path):
+            return "exclude"
+        return None if self._include.matches(path) else "include"
+
+    def _scratch(self) -> Path | None:
+        """Where archives in archives are unpacked: a disk that has room for tables, rather than memory."""
+        return self._storage if self._storage.is_dir() else None
+
+    def _open(self, descriptor: int) -> _Archive:
+        """Read the directory, and those of archives in the archive. Raises OSError when that can't be done."""
+        stamp = _stamp(os.fstat(descriptor))
+        known = stamp, self._limits, self._patterns
+        if (found := _LOOKED_INTO.get(known)) is not None:
+            return found
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            try:
+                found = _Archive(stamp, members(file, self._limits, self._rule, self._scratch()))
+            except Refused as refusal:
+                return _Archive(stamp, {}, refusal.problem)
+        if any(member.container is not None for member in found.members.values()):
+            _LOOKED_INTO.put(known, found)
+        return found
+
+    def _find_member(self, parent: str, item: Item) -> tuple[str, int, tuple[int, ...], Member]:
+        """(archive, its descriptor, its stamp, the member) of a listed item; the descriptor is for the caller to close.
+
+        A parent "a.zip!/b.zip" is b.zip in a folder "a.zip!", or in the archive a.zip: what is there decides.
+        """
+        unreadable = ""
+        archive = parent
+        while archive:
+            try:
+                descriptor = self._tree.open(unescape(archive))
+            except (ItemVanished, ItemUnreadable) as error:
+                # The message and not the error: kept in a variable it would keep what the reader holds, in a circle.
+                unreadable = unreadable or (str(error) if isinstance(error, ItemUnreadable) else "")
+            else:
+                try:
+                    stamp = _stamp(os.fstat(descriptor))
+                    member = self._member(descriptor, archive, stamp, item)
+                    if member is not None:
+                        return archive, descriptor, stamp, member
+                except BaseException:
+                    os.close(descriptor)
+                    raise
+                os.close(descriptor)
+            archive = archive.rpartition(SEPARATOR)[0]
+        if unreadable:
+            raise ItemUnreadable(unreadable)
+        raise ItemVanished(f"{self.folder / unescape(parent)} changed since it was listed, or no longer exists.")
+
+    def _member(self, descriptor: int, archive: str, stamp: tuple[int, ...], item: Item) -> Member | None:
         with self._lock:
             # Members are read archive by archive: the latest directory is enough, and the memory is bounded.
             if self._latest is None or self._latest[0] != archive or self._latest[1].stamp != stamp:
                 try:
-                    self._latest = archive, _open(descriptor)
+                    self._latest = archive, self._open(descriptor)
                 except OSError as error:
                     raise ItemUnreadable(f"{archive} can't be read: {error.strerror}.") from error
-            info = self._latest[1].members.get(item.key.removeprefix(archive + _SEPARATOR))
-        if info is None or _version(info) != item.version:
-            raise ItemVanished(f"{archive} changed since it was listed.")
-        if info.flag_bits & _ENCRYPTED:
-            raise ItemEncrypted(f"{item.key} needs a password.")
-        return info
+            member = self._latest[1].members.get(item.key.removeprefix(archive + SEPARATOR))
+        if member is None or member.version != item.version:
+            return None
+        if member.problem is not None:
+            kind = ItemEncrypted if member.problem[0] is Status.ENCRYPTED else ItemCorrupt
+            raise kind(f"{item.key}: {member.problem[1]}.")
+        return member
+
+    def _holder(self, archive: str, descriptor: int, stamp: tuple[int, ...], member: Member) -> int:
+        """A descriptor of the file whose bytes hold the member, for the caller to close: archive or unpacked inner one.
+
+        Raises ItemCorrupt and ItemUnreadable.
+        """
+        if member.container is None:
+            return os.dup(descriptor)
+        with self._nested_lock:
+            known = archive, stamp, member.holder
+            file = self._nested.get(known)
+            if file is None:
+                around = self._holder_around(archive, descriptor, member.container)
+                try:
+                    file = unpacked(_reader(around, archive), member.container, self._scratch())
+                except OSError as error:
+                    raise ItemUnreadable(f"{archive}!/{member.holder} can't be unpacked: {error.strerror}.") from error
+                finally:
+                    os.close(around)
+                self._nested[known] = file
+            self._nested.move_to_end(known)
+            # Readers hold descriptors of their own, so that closing this one takes nothing from them.
+            while len(self._nested) > _OPEN_NESTED:
+                self._nested.popitem(last=False)[1].close()
+            return os.dup(file.fileno())
+
+    def _holder_around(self, archive: str, descriptor: int, container: Member) -> int:
+        """The same for an archive in the archive, unpacking as many as lie around it, and keeping none."""
+        if container.container is None:
+            return os.dup(descriptor)
+        around = self._holder_around(archive, descriptor, container.container)
+        try:
+            with unpacked(_reader(around, archive), container.container, self._scratch()) as file:
+                return os.dup(file.fileno())
+        except OSError as error:
+            raise ItemUnreadable(f"{archive}!/{container.holder} can't be unpacked: {error.strerror}.") from error
+        finally:
+            os.close(around)
+
+
+def _reader(descriptor: int, archive: str) -> Callable[[int, int], bytes]:
+    def read_at(offset: int, size: int) -> bytes:
+        try:
+            return os.pread(descriptor, size, offset)
+        except OSError as error:
+            raise ItemUnreadable(f"{archive} can't be read: {error.strerror}.") from error
+
+    return read_at
+
+
+def _quoted(name: str) -> str:
+    return SEPARATOR.join(map(quote, name.split(SEPARATOR))) if SEPARATOR in name else quote(name)
 
 
 def _split(path: str) -> tuple[Path, str]:
@@ -279,74 +409,6 @@ def _split(path: str) -> tuple[Path, str]:
     parts = whole.parts
     first = next((i for i, part in enumerate(parts) if i and has_wildcard(part)), len(parts) - 1)
     return Path(*parts[:first]), "/".join(parts[first:])
-
-
-def _open(descriptor: int) -> _Archive:
-    """Read the central directory. Raises OSError when the file can't be read."""
-    stamp = _stamp(os.fstat(descriptor))
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        try:
-            entries, size = directory_size(file)
-            if entries > MAX_MEMBERS or size > _LARGEST_DIRECTORY:
-                return _Archive(stamp, {}, (Status.TOO_LARGE, f"{entries} members, more than {MAX_MEMBERS}"))
-            with ZipFile(file) as opened:
-                infos = opened.infolist()
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # zipfile seeks where a damaged archive points to, below zero too
-                raise
-            return _Archive(stamp, {}, (Status.CORRUPT, "not a valid zip archive"))
-        except (BadZipFile, struct.error, ValueError, EOFError, NotImplementedError, OverflowError) as error:
-            return _Archive(stamp, {}, (Status.CORRUPT, f"not a valid zip archive: {error}"))
-    if len(infos) > MAX_MEMBERS:
-        return _Archive(stamp, {}, (Status.TOO_LARGE, f"{len(infos)} members, more than {MAX_MEMBERS}"))
-    if sum(info.compress_size for info in infos) > stamp[2]:
-        return _Archive(stamp, {}, (Status.TOO_LARGE, "members that share their bytes, as in a zip bomb"))
-    return _Archive(stamp, _named(infos))
-
-
-def _named(infos: list[ZipInfo]) -> dict[str, ZipInfo]:
-    """Members by unique name: of members with the same name, the later ones get "#2", "#3", ..."""
-    members: dict[str, ZipInfo] = {}
-    repeated: list[tuple[str, ZipInfo]] = []
-    for info in infos:
-        if info.file_size == 0 and _original(info).endswith(("/", "\\")):
-            continue
-        name = escape(_original(info)).replace("\0", "\\0")
-        if name in members:
-            repeated.append((name, info))
-        else:
-            members[name] = info
-    counts: dict[str, int] = {}
-    for name, info in repeated:
-        number = counts.get(name, 1) + 1
-        while f"{name}#{number}" in members:
-            number += 1
-        counts[name] = number
-        members[f"{name}#{number}"] = info
-    return members
-
-
-def _original(info: ZipInfo) -> str:
-    return info.orig_filename  # filename is what zipfile made of it: cut off at a NUL
-
-
-def _safe(member: str) -> bool:
-    return not (
-        member == ""
-        or member.startswith("/")
-        or member.endswith("/")
-        or "\0" in member
-        or _DRIVE.match(member)
-        or ".." in member.split("/")
-    )
-
-
-def _hidden(member: str) -> bool:
-    return any(s == "__MACOSX" or (s.startswith(".") and s != ".") for s in member.split("/"))
-
-
-def _version(info: ZipInfo) -> str:
-    return f"{info.CRC:08x}-{info.file_size}"
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:

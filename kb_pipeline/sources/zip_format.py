@@ -22,6 +22,16 @@ _LOCATOR_64 = struct.Struct("<4sLQL")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCAL = struct.Struct("<4s22x2H")
 _CHUNK = 1 << 16
+
+SMALLEST_HEADER = _LOCAL.size
+"""Bytes of the header before a member's packed bytes, without its name and extra field."""
+
+OVERLAP = "its bytes overlap another member's or the directory's, as in a zip bomb"
+"""What is said of a member whose bytes aren't its own."""
+
+METHODS = frozenset({ZIP_STORED, ZIP_DEFLATED, ZIP_BZIP2, ZIP_LZMA})
+"""The compression methods that ``unpack`` knows."""
+
 _LARGEST_DICTIONARY = 64 << 20  # bytes an LZMA member may make us allocate
 
 
@@ -54,14 +64,14 @@ def directory_size(file: BinaryIO) -> tuple[int, int]:
     return entries, size
 
 
-def unpack(read_at: Callable[[int, int], bytes], info: ZipInfo) -> Callable[[int], bytes]:
+def unpack(read_at: Callable[[int, int], bytes], info: ZipInfo, end: int) -> Callable[[int], bytes]:
     """A function that delivers the next 1 to n bytes of a member, or b"" at its end.
 
-    ``read_at(offset, size)`` reads the archive. The function raises ItemCorrupt as soon as there are more bytes than
-    the archive declares, and at the end when there are fewer or their checksum is wrong. It never holds more than n
-    bytes unpacked, whatever the member's compression.
+    ``read_at(offset, size)`` reads the archive; from ``end`` on nothing in it is the member's. The function raises
+    ItemCorrupt as soon as there are more bytes than the archive declares, and at the end when there are fewer or their
+    checksum is wrong. It never holds more than n bytes unpacked, whatever the member's compression.
     """
-    source = _Compressed(read_at, info)
+    source = _Compressed(read_at, info, end)
     unpacker = _unpacker(info, source)
     left, checksum, done = info.file_size, 0, False
 
@@ -92,7 +102,7 @@ def unpack(read_at: Callable[[int, int], bytes], info: ZipInfo) -> Callable[[int
 class _Compressed:
     """The compressed bytes of a member, in chunks."""
 
-    def __init__(self, read_at: Callable[[int, int], bytes], info: ZipInfo) -> None:
+    def __init__(self, read_at: Callable[[int, int], bytes], info: ZipInfo, end: int) -> None:
         header = read_at(info.header_offset, _LOCAL.size)
         if len(header) < _LOCAL.size:
             raise ItemCorrupt("the archive ends before the member")
@@ -102,6 +112,8 @@ class _Compressed:
         self._read_at = read_at
         self._at = info.header_offset + _LOCAL.size + name + extra
         self._end = self._at + info.compress_size
+        if self._end > end:
+            raise ItemCorrupt(OVERLAP)
 
     def read(self, size: int) -> bytes:
         data = self._read_at(self._at, min(size, self._end - self._at)) if self._at < self._end else b""

@@ -230,7 +230,7 @@ def test_every_status_appears_with_its_sentence() -> None:
 
 def test_every_exclusion_rule_is_documented() -> None:
     documented = set(rows(section(CONFIGURATION, "## Rules that leave items out"))) - {"Rule"}
-    assert documented == {"include", "exclude", "hidden", "link", "special", "storage", "no_parser"}
+    assert documented == {"include", "exclude", "hidden", "link", "special", "storage", "archive", "depth", "no_parser"}
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "kb_pipeline").glob("*/*.py"))
     for rule in documented:
         assert f'"{rule}"' in sources, rule

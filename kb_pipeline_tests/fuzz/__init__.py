@@ -1,0 +1,1 @@
+"""Hostile files: mutated and made on purpose, through the parser process and the archive source."""
