@@ -11,6 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export HF_HUB_OFFLINE := 1
 
 DOCUMENTS ?=
+FORMATS ?=
 RETRIEVAL ?=
 
 .PHONY: demo test test-slow bench check format dev clean
@@ -27,7 +28,8 @@ test-slow: $(STAMP)
 
 # Measures on the demo's handbook unless told otherwise; writes benchmarks/results and docs/performance.md.
 bench: $(STAMP)
-	$(BIN)/python benchmarks/bench.py $(if $(DOCUMENTS),--documents $(DOCUMENTS)) $(if $(RETRIEVAL),--retrieval $(RETRIEVAL))
+	$(BIN)/python benchmarks/bench.py $(if $(DOCUMENTS),--documents $(DOCUMENTS)) \
+		$(if $(FORMATS),--formats $(FORMATS)) $(if $(RETRIEVAL),--retrieval $(RETRIEVAL))
 
 check: $(STAMP)
 	$(BIN)/ruff check .

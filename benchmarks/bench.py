@@ -1,6 +1,6 @@
 """``make bench``: every part, one after the other; a table of all figures, and one JSON document per part.
 
-    python benchmarks/bench.py [PART …] [--documents FOLDER] [--retrieval BEIR_FOLDER …]
+    python benchmarks/bench.py [PART …] [--documents FOLDER] [--formats FOLDER] [--retrieval BEIR_FOLDER …]
 
 Writes ``benchmarks/results/PART.json`` and the tables of docs/performance.md, which quotes nothing else. Exits 1 when a
 figure misses its target.
@@ -22,18 +22,19 @@ from benchmarks import results
 from benchmarks.processes import measure
 
 ROOT = Path(__file__).parents[1]
-DEMO = ROOT / "demo" / "handbook"
+DEMO = ROOT / "demo"
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- figures of {}: written by make bench -->", "<!-- end -->"
 TIMEOUT = 3 * 3600.0
 
 
-def commands(documents: Path, retrieval: Sequence[Path]) -> dict[str, list[str]]:
+def commands(documents: Path, formats: Path, retrieval: Sequence[Path]) -> dict[str, list[str]]:
     """Part -> its command line, without the interpreter."""
     found = {"ingest": ["benchmarks/ingest.py", str(documents)]}
     for folder in retrieval:
         found[f"retrieval-{folder.name}"] = ["benchmarks/retrieval.py", str(folder)]
-    return found | {"noop": ["benchmarks/noop.py"], "ui": ["benchmarks/ui.py"]}
+    found |= {"noop": ["benchmarks/noop.py"], "ui": ["benchmarks/ui.py"]}
+    return found | {"parsing": ["benchmarks/parsing.py", str(formats)], "sandbox": ["benchmarks/sandbox.py", str(documents)]}
 
 
 def run(part: str, command: Sequence[str]) -> dict[str, Any]:
@@ -111,11 +112,13 @@ def page(text: str, documents: Mapping[str, Mapping[str, Any]]) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="ingest, retrieval-NAME, noop, ui (default: all)")
-    parser.add_argument("--documents", type=Path, default=DEMO, metavar="FOLDER", help="Markdown files for ingest")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="ingest, noop, ui, parsing, sandbox, … (default: all)")
+    parser.add_argument("--documents", type=Path, default=DEMO / "handbook", metavar="FOLDER", help="Markdown files")
+    parser.add_argument("--formats", type=Path, default=DEMO, metavar="FOLDER", help="files of all formats")
     parser.add_argument("--retrieval", type=Path, nargs="*", default=[], metavar="BEIR_FOLDER", help="judged collections")
     arguments = parser.parse_args()
-    known = commands(arguments.documents.absolute(), [folder.absolute() for folder in arguments.retrieval])
+    retrieval = [folder.absolute() for folder in arguments.retrieval]
+    known = commands(arguments.documents.absolute(), arguments.formats.absolute(), retrieval)
     if unknown := set(arguments.parts) - set(known):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     if not arguments.retrieval:
