@@ -15,6 +15,7 @@ import numpy as np
 
 from kb_pipeline.embedding.base import Vectors
 from kb_pipeline.embedding.errors import EmbeddingError, ModelMismatch, UnsupportedModel
+from kb_pipeline.embedding.memory import return_freed_memory
 from kb_pipeline.embedding.model_files import NUMERIC_CLASSES, ModelFiles
 from kb_pipeline.embedding.padding import PADDING_MULTIPLE, padded_length
 
@@ -112,14 +113,21 @@ class SentenceTransformerEmbedder:
             return
         budget = _Budget(self._batch_tokens)
         waiting: dict[int, list[_Row]] = {}
+        last = 0
         for start in range(0, len(order), _WINDOW_TEXTS):
             window = order[start : start + _WINDOW_TEXTS]
             for length, row in self._tokenize([texts[i] for i in window], window, prompt, task):
                 bucket = waiting.setdefault(length, [])
                 bucket.append(row)
                 if len(bucket) >= budget.texts(length):
+                    if last not in (0, length):
+                        return_freed_memory()
+                    last = length
                     yield from self._run_bucket(waiting.pop(length), length, budget)
         for length in sorted(waiting, reverse=True):
+            if last not in (0, length):
+                return_freed_memory()
+            last = length
             yield from self._run_bucket(waiting.pop(length), length, budget)
 
     def _tokenize(self, texts: list[str], positions: list[int], prompt: str, task: str) -> Iterator[tuple[int, _Row]]:
