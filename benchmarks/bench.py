@@ -37,17 +37,20 @@ def commands(documents: Path, formats: Path, retrieval: Sequence[Path]) -> dict[
     return found | {"parsing": ["benchmarks/parsing.py", str(formats)], "sandbox": ["benchmarks/sandbox.py", str(documents)]}
 
 
-def run(part: str, command: Sequence[str]) -> dict[str, Any]:
+def run(part: str, command: Sequence[str]) -> None:
     """Measure one part and keep its document."""
     results.say(f"== {part}")
-    document: dict[str, Any] = measure([sys.executable, *command, "--json"], cwd=ROOT, timeout=TIMEOUT).json
+    keep(part, command, measure([sys.executable, *command, "--json"], cwd=ROOT, timeout=TIMEOUT).json)
+
+
+def keep(part: str, command: Sequence[str], document: Mapping[str, Any]) -> None:
+    """Write the document that a part's command printed, with how and when it was made."""
     # Folders are named by their last part: where they lie on this machine is nobody's business.
     shown = [Path(word).name if Path(word).is_absolute() else word for word in command]
-    document = {"part": part, "command": shlex.join(["python", *shown]), "date": f"{datetime.now(UTC):%Y-%m-%d}", **document}
+    made = {"part": part, "command": shlex.join(["python", *shown]), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
     results.RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps({**made, **document}, indent=1, ensure_ascii=False) + "\n"
     (results.RESULTS / f"{part}.json").write_text(text, encoding="utf-8")
-    return document
 
 
 def collections_together(documents: Mapping[str, Mapping[str, Any]]) -> list[results.Figure]:

@@ -16,7 +16,8 @@ from benchmarks.results import Figure
 PAGE = bench.PAGE.read_text(encoding="utf-8")
 DOCUMENTS = bench.shown(bench.stored())
 
-_BLOCK = re.compile(r"<!-- figures of .*?<!-- end -->", re.DOTALL)
+# Tables, and what a terminal shows: no claims.
+_BLOCK = re.compile(r"<!-- figures of .*?<!-- end -->|^```.*?^```", re.DOTALL | re.MULTILINE)
 # A number with a unit of time, memory or comparison, as prose would boast with.
 _CLAIM = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s?(?:s|ms|seconds|minutes|MB|x|times|rows)\b")
 
