@@ -66,6 +66,17 @@ class Counts:
     excluded: int = 0
     deleted: int = 0
 
+    def add(self, status: Status, number: int = 1, *, fetched: bool) -> None:
+        """Put items into exactly one of the four. ``fetched``: they were read in this run."""
+        if status is Status.EXCLUDED:
+            self.excluded += number
+        elif status.quarantined:
+            self.quarantined += number
+        elif fetched:
+            self.indexed += number
+        else:
+            self.unchanged += number
+
     def as_dict(self) -> dict[str, int]:
         """The counts by name."""
         return asdict(self)
@@ -163,12 +174,7 @@ def standing(storage: Storage, partition: Partition, listed: pa.Table, limits: L
             return None
         counts = Counts(listed=listed.num_rows)
         for status, number in found.items():
-            if status is Status.EXCLUDED:
-                counts.excluded += number
-            elif status.quarantined:
-                counts.quarantined += number
-            else:
-                counts.unchanged += number
+            counts.add(status, number, fetched=False)
         return Staged(target, None, documents.fingerprint, counts.as_dict())
 
 
@@ -224,15 +230,7 @@ def _status_of(step: Step) -> Status:
 
 
 def _count(counts: Counts, step: Step, status: Status) -> None:
-    """Put one item into exactly one of the four."""
-    if status is Status.EXCLUDED:
-        counts.excluded += 1
-    elif status.quarantined:
-        counts.quarantined += 1
-    elif step.action is Action.FETCH:
-        counts.indexed += 1
-    else:
-        counts.unchanged += 1
+    counts.add(status, fetched=step.action is Action.FETCH)
 
 
 def _write(
