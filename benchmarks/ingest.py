@@ -80,10 +80,12 @@ class Kb:
 
     def drop(self, share: float) -> None:
         """Delete rows of the Lance table."""
+        from kb_pipeline.knowledge_base.index import among
+
         index = self._index()
         ids = index.to_arrow()["chunk_id"].to_pylist()
         chosen = random.Random(0).sample(sorted(ids), int(len(ids) * share))
-        index.delete("chunk_id IN (" + ", ".join(f"'{each}'" for each in chosen) + ")")
+        index.delete(among(chosen))
 
     def _index(self) -> Any:
         from kb_pipeline.knowledge_base.index import TABLE, connect

@@ -18,6 +18,8 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.processes import KbProject, Measurement
+from kb_pipeline.ingestion import listing
+from kb_pipeline.storage.table import Storage
 from kb_pipeline_tests.acceptance.project import install_connectors
 
 DISTINCT = 2_000
@@ -73,14 +75,10 @@ class Notes:
 
     def listing_seconds(self) -> float:
         """What the listing of the last run took, by that run's own record."""
-        import json
-
-        from kb_pipeline import tables
-        from kb_pipeline.storage.table import Storage, Table
-
-        with Table(Storage(self._project.storage).listing_path("journalled", "notes")) as table:
-            info = json.loads(table.annotation(tables.LISTING_INFO))
-        return float(info["finished_at"] - info["started_at"])
+        info = listing.latest(Storage(self._project.storage), "journalled", "notes")
+        if info is None:
+            raise RuntimeError("the run recorded no listing")
+        return info.finished_at - info.started_at
 
     def edit(self, number: int) -> None:
         """Change one file."""
