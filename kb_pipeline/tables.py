@@ -53,8 +53,8 @@ BLOCK = pa.struct(
 )
 
 _MANIFEST_FIELDS = [
-    _field("key", pa.string(), "the source's own stable key of the item", nullable=False),
-    _field("document_id", pa.string(), "hash of type, connection and key", nullable=False),
+    _field("key", pa.string(), "the source's own stable key of the item, or parent + !/ + name", nullable=False),
+    _field("document_id", pa.string(), "hash of type, connection, key and within", nullable=False),
     _field("version", pa.string(), "version listed when the item was last looked at", nullable=False),
     _field("content_version", pa.string(), "version of the bytes that are indexed; null when nothing is"),
     _field("name", pa.string(), "file name with extension", nullable=False),
@@ -62,6 +62,8 @@ _MANIFEST_FIELDS = [
     _field("size", pa.int64(), "bytes, where the source knows"),
     _field("modified", _TIME, "last change at the source, where it knows"),
     _field("parent", pa.string(), "key of the item that holds this one"),
+    _field("within", pa.string(), "key of the listed item it was found inside; null for an item that is listed itself"),
+    _field("holds", pa.int32(), "items found directly inside it, which have rows of their own", nullable=False),
     _field("status", pa.string(), "statuses.Status of the item", nullable=False),
     _field("rule", pa.string(), "name of the rule, when excluded"),
     _field("detail", pa.string(), "what happened, for a reader; empty when all is well", nullable=False),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.ingestion import chunks, documents, embeddings, listing
+from kb_pipeline.ingestion.accounts import Limits
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import publish, snapshot
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
@@ -87,7 +88,10 @@ class Chain:
         with self._lease("documents", partition, orchestration) as lease:
             self.take_listing(partition.connection, orchestration)
             info, listed = listing.read(workspace.storage, partition)
-            retries = workspace.state.retries(partition.connection) & set(listed["key"].to_pylist())
+            retries = workspace.state.retries(partition.connection)
+            if retries:
+                inside = documents.keys_inside(workspace.storage, partition)
+                retries &= {*listed["key"].to_pylist(), *inside}
             report = self._reporter(partition, "documents")
             staged = None if retries else documents.standing(workspace.storage, partition, listed, workspace.limits)
             if staged is not None:
@@ -182,7 +186,7 @@ class Chain:
         return report
 
 
-def _parsers(limits: documents.Limits) -> ParserPool:
+def _parsers(limits: Limits) -> ParserPool:
     """The parser processes of this process; they start when there is something to parse."""
     # A text may be longer than its bytes (another encoding, a compressed format), but not without end.
     reply_bytes = 2 * limits.max_item_bytes + _REPLY_BYTES

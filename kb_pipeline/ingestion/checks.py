@@ -5,6 +5,9 @@ What belongs here: comparing listing, manifest and chunks of one partition. What
 
 from __future__ import annotations
 
+from collections import Counter
+
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from kb_pipeline.findings import Finding
@@ -14,22 +17,50 @@ from kb_pipeline.storage.table import Storage, Table
 
 
 def conservation(storage: Storage, partition: Partition) -> Finding:
-    """Every listed item has exactly one row in the manifest, and no row lacks its item: compared key by key."""
+    """Every listed item has exactly one row in the manifest, and no row lacks its item: compared key by key.
+
+    So has everything found inside an item, as many as its parser found.
+    """
     with Table(storage.table_path("documents", partition)) as documents:
-        keys = documents.read(["key"]).column(0).to_pylist()
-    info, rows = listing.read(storage, partition)
-    listed = set(rows["key"].to_pylist())
+        rows = documents.read(["key", "within", "parent", "holds"])
+    keys = rows.filter(pc.is_null(rows["within"]))["key"].to_pylist()
+    info, items = listing.read(storage, partition)
+    listed = set(items["key"].to_pylist())
     recorded = set(keys)
     lost = sorted(listed - recorded)
     unknown = sorted(recorded - listed)
     twice = len(keys) - len(recorded)
     if not lost and not unknown and not twice:
-        return Finding(True, f"{partition.key}: all {len(listed)} listed items are accounted for")
+        return _inside(partition, rows, len(listed))
     return Finding(
         False,
         f"{partition.key}: {len(lost)} listed items have no row in the manifest, {len(unknown)} rows have no listed "
         f"item, {twice} rows are there twice (listing {info.listing_id}); materialize its documents again",
         tuple([*lost, *unknown][:10]),
+    )
+
+
+def _inside(partition: Partition, rows: pa.Table, listed: int) -> Finding:
+    """The same of what was found inside items: each must have exactly one row, below the item that holds it."""
+    columns = (rows[name].to_pylist() for name in ("within", "parent", "key", "holds"))
+    held: Counter[tuple[str, str]] = Counter()
+    promised: Counter[tuple[str, str]] = Counter()
+    keys: Counter[tuple[str, str]] = Counter()
+    for within, parent, key, holds in zip(*columns, strict=True):
+        promised[within or key, key] += holds
+        if within is not None:
+            held[within, parent] += 1
+            keys[within, key] += 1
+    wrong = {holder for holder in held.keys() | promised.keys() if held[holder] != promised[holder]}
+    wrong |= {key for key, number in keys.items() if number > 1}
+    if not wrong:
+        inside = f", and {keys.total()} items found inside them" if keys else ""
+        return Finding(True, f"{partition.key}: all {listed} listed items{inside} are accounted for")
+    return Finding(
+        False,
+        f"{partition.key}: of {len(wrong)} items the manifest doesn't hold exactly what was found inside them; "
+        "materialize its documents again",
+        tuple(sorted(key for _, key in wrong)[:10]),
     )
 
 

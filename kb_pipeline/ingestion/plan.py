@@ -41,6 +41,8 @@ class ManifestRow:
     size: int | None
     modified: datetime | None
     parent: str | None
+    within: str | None
+    holds: int
     status: Status
     rule: str | None
     stale: bool
@@ -62,11 +64,17 @@ ManifestRow.COLUMNS.extend(field.name for field in fields(ManifestRow))
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One item with what is to be done and what was known of it."""
+    """One item with what is to be done and what was known of it.
+
+    ``within``  key of the listed item it was found inside; None when it is listed itself.
+    ``reopen``  it must be parsed even if its bytes are the same: something inside it is to be looked at again.
+    """
 
     item: Item
     action: Action
     previous: ManifestRow | None
+    within: str | None = None
+    reopen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +94,16 @@ def plan(
     manifest: Mapping[str, ManifestRow],
     processors: Processors,
     retries: Collection[str],
+    reopened: Collection[str],
     max_item_bytes: int,
 ) -> Iterator[Step]:
-    """One step an item, in the order of the items."""
+    """One step an item, in the order of the items. ``reopened``: keys of those that are to be parsed for what is inside."""
     for item in items:
-        previous = manifest.get(item.key)
-        yield Step(item, _action(item, previous, processors, retries, max_item_bytes), previous)
+        previous, reopen = manifest.get(item.key), item.key in reopened
+        action = _action(item, previous, processors, retries, max_item_bytes)
+        if reopen and action in (Action.KEEP, Action.AMEND):
+            action = Action.FETCH
+        yield Step(item, action, previous, reopen=reopen)
 
 
 def _action(

@@ -26,11 +26,16 @@ def statuses(listed: pa.Table, documents: Table, processors: Processors, max_ite
 
     ``listed``: rows of ``tables.LISTING``, all those of the partition. Nobody may have asked for a retry.
     """
-    if listed.num_rows != documents.num_rows:
+    recorded = documents.read([*_FACTS, *_OUTCOME, "within", "holds", "document_hash"])
+    is_listed = pc.is_null(recorded["within"])
+    inside, recorded = recorded.filter(pc.invert(is_listed)), recorded.filter(is_listed).sort_by("key")
+    if listed.num_rows != recorded.num_rows:
         return None
-    recorded = documents.read([*_FACTS, *_OUTCOME, "document_hash"]).sort_by("key")
     listed = listed.sort_by("key")
     if not all(listed[name].combine_chunks().equals(recorded[name].combine_chunks()) for name in _FACTS):
+        return None
+    found = _inside_statuses(inside, recorded, processors)
+    if found is None:
         return None
     kinds = pa.table(
         {
@@ -41,7 +46,6 @@ def statuses(listed: pa.Table, documents: Table, processors: Processors, max_ite
         }
     )
     names = kinds.column_names
-    found: Counter[Status] = Counter()
     for kind in kinds.group_by(names).aggregate([([], "count_all")]).to_pylist():
         status = Status(kind["status"])
         if kind["excluded"] is not None:
@@ -56,6 +60,20 @@ def statuses(listed: pa.Table, documents: Table, processors: Processors, max_ite
             rule = NO_PARSER if status is Status.EXCLUDED else None
             expected = (status.value, rule, processors.of(status), status.good)
         if (kind["status"], kind["rule"], kind["processor"], kind["indexed"]) != expected:
+            return None
+        found[status] += kind["count_all"]
+    return found
+
+
+def _inside_statuses(inside: pa.Table, listed: pa.Table, processors: Processors) -> Counter[Status] | None:
+    """The same for rows of items inside others: they stand while they are all there and nothing asks to open them again."""
+    held = pc.sum(listed["holds"], min_count=0).as_py() + pc.sum(inside["holds"], min_count=0).as_py()
+    if held != inside.num_rows:
+        return None
+    found: Counter[Status] = Counter()
+    for kind in inside.group_by(["status", "processor"]).aggregate([([], "count_all")]).to_pylist():
+        status = Status(kind["status"])
+        if kind["processor"] != processors.of(status):
             return None
         found[status] += kind["count_all"]
     return found

@@ -11,7 +11,7 @@ from kb_pipeline.chunking.tokenizer import Tokenizer
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.embedding.model_files import ModelFiles, resolve
 from kb_pipeline.embedding.sentence_transformer import SentenceTransformerEmbedder
-from kb_pipeline.ingestion.documents import Limits
+from kb_pipeline.ingestion.accounts import Limits
 from kb_pipeline.settings.errors import ConfigError, Problem
 from kb_pipeline.settings.model import Settings
 from kb_pipeline.sources.base import Source, SourceConfig

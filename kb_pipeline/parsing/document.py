@@ -36,7 +36,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file inside an item, to be treated as an item of its own. ``name``: a file name, never a path."""
+    """A file inside an item, to be treated as an item of its own.
+
+    ``name``: a file name; of a member of an archive, its path there, which leads nowhere else.
+    """
 
     name: str
     media_type: str

@@ -16,10 +16,13 @@ from kb_pipeline.parsing.outcome import Outcome
 
 @dataclass(slots=True)
 class Job:
-    """One item on its way. ``killed``: how often its process was killed while it was parsed, by whomever."""
+    """One item on its way. ``inside``: it lies in another one. ``killed``: how often its process was killed while it was
+    parsed, by whomever.
+    """
 
     name: str
     data: bytes
+    inside: bool = False
     future: Future[Outcome] = field(default_factory=Future)
     killed: int = 0
 

@@ -10,12 +10,15 @@ from kb_pipeline.statuses import Status
 NO_PARSER = "no_parser"
 """The rule that excludes content which no parser takes."""
 
+ARCHIVE = "archive"
+"""The rule that excludes an archive which was opened: what it holds are items."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one item.
 
-    ``document``  there exactly when ``status.good``.
+    ``document``  there when ``status.good``, and of an archive that was opened, for what it holds.
     ``parser_id`` the parser that was chosen, or None (empty items need none; of a process that died nobody knows).
     ``detail``    one sentence for a person; for EXCLUDED the name of the rule; "" when there is nothing to say.
     """

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kb_pipeline.parsing import archive
 from kb_pipeline.parsing.document import Document
 from kb_pipeline.parsing.errors import ParseError
-from kb_pipeline.parsing.outcome import NO_PARSER, Outcome
+from kb_pipeline.parsing.outcome import ARCHIVE, NO_PARSER, Outcome
 from kb_pipeline.parsing.registry import HEAD_BYTES, choose
 from kb_pipeline.parsing.signatures import byte_order_mark
 from kb_pipeline.statuses import Status
 
+MAX_ATTACHMENTS = 10_000
+"""Items directly inside one. A listing may name more; an item that holds so many is a bomb."""
 
-def parse_item(name: str, data: bytes) -> Outcome:
-    """Parse one item, given its file name and all its bytes. Raises nothing because of the item but MemoryError."""
+
+def parse_item(name: str, data: bytes, *, inside: bool = False) -> Outcome:
+    """Parse one item, given its file name and all its bytes. Raises nothing because of the item but MemoryError.
+
+    ``inside``: the item was found in another one (``registry.choose``).
+    """
     mark = byte_order_mark(data[:4])
     if not data[len(mark[0]) if mark else 0 :].strip():
         return Outcome(Status.EMPTY, Document("", "text/plain"))
-    parser = choose(name, data[:HEAD_BYTES])
+    parser = choose(name, data[:HEAD_BYTES], inside=inside)
     if parser is None:
         return Outcome(Status.EXCLUDED, detail=NO_PARSER)
     try:
@@ -33,6 +40,11 @@ def parse_item(name: str, data: bytes) -> Outcome:
     # Every defect of a parser that some file brings to light must cost that file only, never the run.
     except Exception as error:  # noqa: BLE001
         return Outcome(Status.CRASHED, None, parser.id, f"{type(error).__name__}: {error}")
+    if (holds := len(document.attachments)) > MAX_ATTACHMENTS:
+        detail = f"{holds:,} items lie inside; the limit is {MAX_ATTACHMENTS:,}."
+        return Outcome(Status.TOO_LARGE, None, parser.id, detail)
+    if document.media_type == archive.MEDIA_TYPE:
+        return Outcome(Status.EXCLUDED, document, parser.id, ARCHIVE)
     return Outcome(Status.PARSED if document.text.strip() else Status.NO_TEXT, document, parser.id)
 
 
@@ -46,6 +58,9 @@ def encodable(outcome: Outcome) -> Outcome:
             title=None if document.title is None else _clean(document.title),
             blocks=tuple(replace(block, heading_path=tuple(map(_clean, block.heading_path))) for block in document.blocks),
             metadata={_clean(key): _clean(value) for key, value in document.metadata.items()},
+            attachments=tuple(
+                replace(each, name=_clean(each.name), media_type=_clean(each.media_type)) for each in document.attachments
+            ),
         )
     return replace(outcome, document=document, detail=_clean(outcome.detail))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kb_pipeline.parsing import (
+    archive,
     code,
     docx,
     epub,
@@ -75,6 +76,7 @@ _EPUB = Parser("epub/1", "application/epub+zip", epub.parse)
 _OUTLOOK = Parser("outlook/1", "application/vnd.ms-outlook", outlook.parse)
 _RTF = Parser("rtf/1", "application/rtf", rtf.parse)
 _MAIL = Parser("mail/1", "message/rfc822", mail.parse)
+_ARCHIVE = Parser("archive/1", archive.MEDIA_TYPE, archive.parse)
 
 _BY_EXTENSION: dict[str, Parser] = {
     **dict.fromkeys(["txt", "text", "log", "adoc", "org"], _TEXT),
@@ -113,13 +115,15 @@ _EXTENSIONS_WITHOUT_PARSER = """
 _WITHOUT_PARSER = frozenset(_EXTENSIONS_WITHOUT_PARSER.split())
 
 
-def choose(name: str, head: bytes) -> Parser | None:
+def choose(name: str, head: bytes, *, inside: bool = False) -> Parser | None:
     """Return the parser for a file, or None when this version has none (the exclusion rule ``no_parser``).
 
     ``name``: the file name with its extension. ``head``: the first HEAD_BYTES bytes, or more.
     PDF, rich text and notebooks are told by their bytes. Then the extension decides. With an unknown extension, or none,
     or one that has no parser, the members of a ZIP file tell documents; other files are read as HTML, XML, mail or plain
     text where their bytes look like it.
+
+    ``inside``: the file was found in another one. Only then there is a parser for archives.
     """
     if head.startswith(signatures.PDF):
         return _PDF
@@ -133,6 +137,10 @@ def choose(name: str, head: bytes) -> Parser | None:
         return parser
     if (zipped := signatures.zipped_format(head)) is not None:
         return _BY_EXTENSION[zipped]
+    if inside and (
+        extension in archive.EXTENSIONS or (extension not in _WITHOUT_PARSER and head.startswith(signatures.ZIP))
+    ):
+        return _ARCHIVE
     if extension in _WITHOUT_PARSER or not signatures.looks_like_text(head):
         return None
     for looks_like, found in _LOOKS:

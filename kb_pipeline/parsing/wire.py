@@ -3,11 +3,13 @@
 What belongs here: frames, and the form of requests and replies. Never pickle: the parser process runs native code over
 hostile files, and what it says is checked like any other input.
 
-A request is ``REQUEST`` (number, bytes of the file name, bytes of the item) and those bytes. A reply is ``REPLY`` (the
+A request is ``REQUEST`` (number, bytes of the file name, bytes of the item, whether it lies inside another one) and those
+bytes. A reply is ``REPLY`` (the
 number of the request, bytes of the header, bytes of the body), a JSON object, and the body. Number 0 is what the process
 says once when it is ready. Of a document the body holds the text in UTF-8 and the blocks by column, because one text and
 a few columns take a tenth of the time that JSON takes: a byte for each block's kind, then 32-bit numbers in the
-machine's order: start and end of each, its heading path as a position in the header's list, its page (0: none).
+machine's order: start and end of each, its heading path as a position in the header's list, its page (0: none). The bytes
+of attachments come last.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, BinaryIO
 
-from kb_pipeline.parsing.document import Block, BlockKind, Document
+from kb_pipeline.parsing.document import Attachment, Block, BlockKind, Document
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.statuses import Status
 
-REQUEST = struct.Struct(">IIQ")
+REQUEST = struct.Struct(">IIQ?")
 REPLY = struct.Struct(">IIQ")
 READY = 0
 # The exit status of a parser process that ran out of memory.
@@ -51,22 +53,22 @@ class TooLong(Exception):
     """A reply is longer than allowed; the message is its length in bytes."""
 
 
-def encode_request(number: int, name: str, data: bytes) -> list[bytes]:
+def encode_request(number: int, name: str, data: bytes, *, inside: bool = False) -> list[bytes]:
     """Return a request, in pieces that are to be written one after the other (the bytes are not copied)."""
     encoded = name.encode("utf-8", "surrogatepass")
-    return [REQUEST.pack(number, len(encoded), len(data)) + encoded, data]
+    return [REQUEST.pack(number, len(encoded), len(data), inside) + encoded, data]
 
 
-def read_request(stream: BinaryIO) -> tuple[int, str, bytes] | None:
-    """Read one request: (number, file name, bytes). None when the stream ends."""
+def read_request(stream: BinaryIO) -> tuple[int, str, bytes, bool] | None:
+    """Read one request: (number, file name, bytes, inside another item). None when the stream ends."""
     head = stream.read(REQUEST.size)
     if len(head) < REQUEST.size:
         return None
-    number, name_length, length = REQUEST.unpack(head)
+    number, name_length, length, inside = REQUEST.unpack(head)
     name, data = stream.read(name_length), stream.read(length)
     if len(data) < length:
         return None
-    return number, name.decode("utf-8", "surrogatepass"), data
+    return number, name.decode("utf-8", "surrogatepass"), data, inside
 
 
 def encode_ready(facts: dict[str, str]) -> list[bytes | bytearray]:
@@ -95,8 +97,10 @@ def encode_outcome(number: int, outcome: Outcome) -> list[bytes | bytearray]:
         "metadata": dict(document.metadata),
         "paths": list(numbers),
         "blocks": len(kinds),
+        "attachments": [[each.name, each.media_type, len(each.data)] for each in document.attachments],
     }
-    return _reply(number, header, [text, kinds, spans.tobytes(), paths.tobytes(), pages.tobytes()])
+    attached = [each.data for each in document.attachments]
+    return _reply(number, header, [text, kinds, spans.tobytes(), paths.tobytes(), pages.tobytes(), *attached])
 
 
 def _reply(number: int, header: object, body: list[bytes | bytearray]) -> list[bytes | bytearray]:
@@ -158,7 +162,7 @@ def decode_outcome(number: int, reply: Reply) -> Outcome:
         status = Status(fields["status"])
         if status not in _STATUSES:
             raise ValueError(f"an item can't become {status} in a parser")
-        document = _document(fields, reply.body) if status.good else None
+        document = _document(fields, reply.body) if status.good or "blocks" in fields else None
         parser_id = None if fields["parser"] is None else _string(fields["parser"])
         return Outcome(status, document, parser_id, _string(fields["detail"])[:_MESSAGE_CHARACTERS])
     # struct, array and str say with ValueError what doesn't fit; UnicodeError is one.
@@ -167,6 +171,8 @@ def decode_outcome(number: int, reply: Reply) -> Outcome:
 
 
 def _document(fields: dict[str, Any], body: memoryview) -> Document:
+    attachments, end = _attachments(fields["attachments"], body)
+    body = body[:end]
     count = fields["blocks"]
     if type(count) is not int or not 0 <= count * _BLOCK_BYTES <= len(body):
         raise ValueError(f"{count} blocks")
@@ -188,7 +194,19 @@ def _document(fields: dict[str, Any], body: memoryview) -> Document:
         (page or None for page in pages),
     )
     title = None if fields["title"] is None else _string(fields["title"])
-    return Document(text, _string(fields["media_type"]), tuple(blocks), title, _strings(fields["metadata"]))
+    return Document(text, _string(fields["media_type"]), tuple(blocks), title, _strings(fields["metadata"]), attachments)
+
+
+def _attachments(listed: object, body: memoryview) -> tuple[tuple[Attachment, ...], int]:
+    """The attachments, and where the body ends without them."""
+    found: list[Attachment] = []
+    end = len(body)
+    for name, media_type, length in reversed(_list(listed)):
+        if type(length) is not int or not 0 <= length <= end:
+            raise ValueError(f"an attachment of {length} bytes")
+        found.append(Attachment(_string(name), _string(media_type), bytes(body[end - length : end])))
+        end -= length
+    return tuple(reversed(found)), end
 
 
 def _string(value: object) -> str:

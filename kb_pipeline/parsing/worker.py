@@ -10,8 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from kb_pipeline.parsing import wire
 from kb_pipeline.parsing.confinement import allow_cpu, confine, end_with
@@ -24,7 +23,13 @@ _READ_BYTES = 1 << 16
 _COLLECT_AFTER = 20_000
 
 
-def serve(parse: Callable[[str, bytes], Outcome]) -> None:
+class Parse(Protocol):
+    """What a parser process does with an item: ``parse.parse_item``, and what tests put in its place."""
+
+    def __call__(self, name: str, data: bytes, *, inside: bool) -> Outcome: ...
+
+
+def serve(parse: Parse) -> None:
     """Answer requests on standard input until it ends.
 
     The process's one argument is a JSON object: ``parent`` (process id), ``memory_mib``, ``cpu_seconds`` per item,
@@ -45,8 +50,8 @@ def serve(parse: Callable[[str, bytes], Outcome]) -> None:
     try:
         while (request := wire.read_request(requests)) is not None:
             allow_cpu(options["cpu_seconds"])
-            number, name, data = request
-            _send(replies, _answer(number, parse(name, data)))
+            number, name, data, inside = request
+            _send(replies, _answer(number, parse(name, data, inside=inside)))
     except MemoryError:
         # Nothing is certain after this: end, and let the next item have a fresh process.
         os._exit(wire.OUT_OF_MEMORY)

@@ -14,9 +14,13 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:32]
 
 
-def document_id(type_: str, connection: str, key: str) -> str:
-    """Id of a document: depends on where it lies, not on what it holds."""
-    return digest("document", type_, connection, key)
+def document_id(type_: str, connection: str, key: str, within: str | None = None) -> str:
+    """Id of a document: depends on where it lies, not on what it holds.
+
+    ``within``: key of the listed item that it was found inside. A source may list a key that reads the same.
+    """
+    inside = () if within is None else (within,)
+    return digest("document", type_, connection, *inside, key)
 
 
 def chunk_id(document: str, text_sha256: str, occurrence: int) -> str:

@@ -223,6 +223,11 @@ class Table:
         """Number of rows."""
         return int(self._file.metadata.num_rows)
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of its columns."""
+        return list(self._file.schema_arrow.names)
+
     def annotation(self, key: bytes) -> str:
         """A value of the key-value metadata; empty when absent."""
         return self.metadata.get(key, b"").decode()

@@ -2,108 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from io import BytesIO
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from kb_pipeline import tables
-from kb_pipeline.ingestion import chunks, documents
-from kb_pipeline.ingestion.documents import Limits
+from kb_pipeline.ingestion import chunks
 from kb_pipeline.parsing.outcome import Outcome
-from kb_pipeline.parsing.parse import parse_item
-from kb_pipeline.sources.base import Item, ItemCorrupt, ItemEncrypted, ItemUnreadable, ItemVanished
+from kb_pipeline.sources.base import ItemCorrupt, ItemEncrypted, ItemUnreadable, ItemVanished
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.lease import LeaseStore
 from kb_pipeline.storage.partitions import Partition, layout
 from kb_pipeline.storage.table import Staged, Storage
-
-PARTITION = Partition("made_up", "c")
-LIMITS = Limits(max_item_bytes=1_000, inflight_bytes=10_000, workers=2, parse_seconds=60.0, parse_memory_mib=1_024)
-
-
-@dataclass
-class Made:
-    """A connection in memory: ``bytes`` by key, an error instead of bytes where reading fails."""
-
-    storage: Storage
-    leases: LeaseStore
-    bytes: dict[str, bytes | Exception] = field(default_factory=dict)
-    items: dict[str, Item] = field(default_factory=dict)
-    read_keys: list[str] = field(default_factory=list)
-    limits: Limits = LIMITS
-
-    @contextmanager
-    def read(self, item: Item) -> Iterator[BinaryIO]:
-        self.read_keys.append(item.key)
-        data = self.bytes[item.key]
-        if isinstance(data, Exception):
-            raise data
-        yield BytesIO(data)
-
-    def list(self) -> Iterator[Item]:
-        yield from (self.items[key] for key in sorted(self.items))
-
-    def probe(self) -> str:
-        return ""
-
-    def put(self, key: str, data: bytes | Exception, version: str, **facts: Any) -> None:
-        """Put an item at the source."""
-        size = facts.pop("size", len(data) if isinstance(data, bytes) else None)
-        self.bytes[key] = data
-        facts = {"name": key, "uri": f"made://{key}", **facts}
-        self.items[key] = Item(key=key, version=version, size=size, **facts)
-
-    def run(self, partition: Partition = PARTITION, retries: frozenset[str] = frozenset()) -> Staged:
-        """One run of the documents stage, published."""
-        self.read_keys.clear()
-        with self.leases.acquire(f"documents/{partition.key}", "a test") as lease:
-
-            def parse(name: str, data: bytes) -> Future[Outcome]:
-                done: Future[Outcome] = Future()
-                done.set_result(parse_item(name, data))
-                return done
-
-            items = [item for item in self.list() if partition.holds(item.key)]
-            rows = pa.Table.from_pylist([asdict(item) for item in items], schema=tables.LISTING)
-            stands = None if retries else documents.standing(self.storage, partition, rows, self.limits)
-            staged = documents.update(
-                self.storage,
-                partition,
-                items,
-                self,
-                parse,
-                self.limits,
-                retries=retries,
-                on_progress=lambda done, total: None,
-            )
-            assert stands == (staged if not retries and not staged.changed else None), "the shortcut says the same"
-            staged.publish(lease)
-            return staged
-
-    def row(self, key: str, partition: Partition = PARTITION) -> dict[str, Any]:
-        """The row of an item in the published table."""
-        rows = pq.read_table(self.storage.table_path("documents", partition)).to_pylist()
-        (row,) = [row for row in rows if row["key"] == key]
-        return row
-
-    def keys(self, partition: Partition = PARTITION) -> set[str]:
-        """Keys in the published table."""
-        return set(pq.read_table(self.storage.table_path("documents", partition))["key"].to_pylist())
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Made:
-    storage = Storage(tmp_path)
-    return Made(storage, LeaseStore(storage.state_path))
-
+from kb_pipeline_tests.ingestion.made import LIMITS, PARTITION, Made
 
 TRANSIENT = [ItemUnreadable("the network is down"), ItemVanished("gone for a moment")]
 
@@ -276,7 +188,7 @@ def test_new_times_on_old_bytes_are_recorded_without_parsing(made: Made, monkeyp
     def refuse(*_: Any, **__: Any) -> Outcome:
         raise AssertionError("parsed again")
 
-    monkeypatch.setattr("kb_pipeline_tests.ingestion.test_documents.parse_item", refuse)
+    monkeypatch.setattr("kb_pipeline_tests.ingestion.made.parse_item", refuse)
     made.run()
     assert (made.row("a.txt")["content_version"], made.row("a.txt")["text"]) == ("2", "text")
 

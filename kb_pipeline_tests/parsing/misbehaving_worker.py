@@ -181,7 +181,7 @@ def _is_pipe(descriptor: int) -> bool:
         return False
 
 
-def parse(name: str, data: bytes) -> Outcome:
+def parse(name: str, data: bytes, *, inside: bool = False) -> Outcome:
     """Do what the name says."""
     global served
     served += 1

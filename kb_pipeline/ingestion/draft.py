@@ -1,0 +1,270 @@
+"""The next documents table while it is made.
+
+What belongs here: fetching what changed and what is inside it, carrying over what didn't, counting. What doesn't: what has
+to be done with which item (``plan``), what a row looks like (``rows``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kb_pipeline import tables
+from kb_pipeline.flow.pool import bounded_map
+from kb_pipeline.ingestion.accounts import Counts, Limits
+from kb_pipeline.ingestion.inside import Inside, Opened, carried
+from kb_pipeline.ingestion.plan import Action, ManifestRow, Processors, Step
+from kb_pipeline.ingestion.rows import document_hash, fingerprint, item_columns, new_row
+from kb_pipeline.parsing.outcome import Outcome
+from kb_pipeline.sources.base import Item, ItemCorrupt, ItemEncrypted, ItemUnreadable, ItemVanished, Source
+from kb_pipeline.statuses import Status
+from kb_pipeline.storage import identity
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Table, TableWriter
+
+# Beside those that are being read: enough for every parser process to have some waiting. Bytes bound them as well.
+_SMALL_ITEMS_AHEAD = 64
+
+
+class Parse(Protocol):
+    """(file name, bytes) -> the outcome that is to come; called from worker threads. ``ParserPool.submit`` is one."""
+
+    def __call__(self, name: str, data: bytes, *, inside: bool = False) -> Future[Outcome]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """What became of reading one item, or is to become of it: ``parsing`` is there when its bytes are being parsed.
+
+    ``same``: the bytes are those of the last good version, whose row stays. ``opened``: what it was found inside.
+    """
+
+    step: Step
+    sha256: str | None
+    parsing: Future[Outcome] | None
+    status: Status
+    detail: str = ""
+    same: bool = False
+    size: int = 0
+    opened: Opened | None = None
+
+    def outcome(self) -> Outcome:
+        """The outcome, waited for if need be. Raises Unavailable when no parser process can be started."""
+        return self.parsing.result() if self.parsing is not None else Outcome(self.status, detail=self.detail)
+
+
+def set_aside(item: Item, limits: Limits) -> Outcome:
+    """The outcome of an item that is not read."""
+    if item.excluded is not None:
+        return Outcome(Status.EXCLUDED, detail=item.excluded)
+    if item.problem is not None:
+        return Outcome(item.problem, detail=item.problem_detail)
+    return Outcome(Status.TOO_LARGE, detail=f"{item.size:,} bytes; the limit is {limits.max_item_bytes:,}")
+
+
+class Draft:
+    """The next table while it is made: what is new is written, what stays or is amended is noted for ``carry_over``."""
+
+    def __init__(
+        self,
+        writer: TableWriter,
+        partition: Partition,
+        source: Source,
+        parse: Parse,
+        limits: Limits,
+        processors: Processors,
+        inside: Inside,
+    ) -> None:
+        self.counts = Counts()
+        self.fingerprints: list[str] = []
+        self._writer = writer
+        self._partition = partition
+        self._source = source
+        self._parse = parse
+        self._limits = limits
+        self._processors = processors
+        self._inside = inside
+        # By document id: a key inside an item may read like one that is listed.
+        self._amended: dict[str, dict[str, Any]] = {}
+        self._kept: set[str] = set()
+        self._written: set[str] = set()
+
+    def make(self, steps: list[Step], on_progress: Callable[[int, int], None]) -> None:
+        """Settle every step. Reads and parses several items at a time."""
+
+        def report() -> None:
+            on_progress(self.counts.listed, self.counts.listed + left)
+
+        fetches = [step for step in steps if step.action is Action.FETCH]
+        for step in steps:
+            if step.action is not Action.FETCH:
+                self._settle(step)
+        left = len(fetches)
+        report()
+        # In order, so that it is settled which of two items with one key comes first.
+        found: deque[_Fetched] = deque()
+        bytes_found = 0
+        ahead = 2 * self._limits.workers + _SMALL_ITEMS_AHEAD
+        budget = self._limits.inflight_bytes
+        read = bounded_map(
+            self._fetch, fetches, workers=self._limits.workers, ahead=ahead, budget=budget, cost=self._expected_bytes
+        )
+        for fetched in read:
+            left -= 1
+            opened = self._place(fetched)
+            while True:
+                found.extend(opened)
+                bytes_found += sum(each.size for each in opened)
+                report()
+                if not found or (left and len(found) <= ahead and bytes_found <= budget):
+                    break
+                bytes_found -= found[0].size
+                opened = self._place(found.popleft())
+
+    def carry_over(self, table: Table) -> None:
+        """Copy the rows that stay, batch by batch, amending those whose surroundings changed."""
+        kept = pa.array(sorted(self._kept), pa.string())
+        amended = pa.array(sorted(self._amended), pa.string())
+        for batch in table.batches(rows=1_024):
+            stays = batch.filter(pc.is_in(batch["document_id"], kept))
+            self._writer.batch(stays)
+            self.fingerprints.extend(fingerprint(row) for row in stays.select(tables.MANIFEST.names).to_pylist())
+            for old in batch.filter(pc.is_in(batch["document_id"], amended)).to_pylist():
+                row = old | self._amended[old["document_id"]]
+                if row["text"] is not None:
+                    row["document_hash"] = document_hash(row)
+                self._write(row)
+
+    def check(self) -> None:
+        """Raises RuntimeError when an item has no row, or more than one."""
+        if len(self.fingerprints) != self.counts.listed:
+            raise RuntimeError(
+                f"{self._partition.key}: {self.counts.listed} items, but {len(self.fingerprints)} rows written; "
+                "nothing was published"
+            )
+
+    def is_gone(self, row: ManifestRow) -> bool:
+        """Whether the item of an old row is no longer there."""
+        document = self._id(row.key, row.within)
+        return document not in self._kept and document not in self._amended and document not in self._written
+
+    def _settle(self, step: Step) -> None:
+        """An item that is not read."""
+        item, row = step.item, step.previous
+        if step.action is Action.SET_ASIDE:
+            outcome = set_aside(item, self._limits)
+            if not self._fall_back(step, outcome):
+                self._write(new_row(self._partition, step, outcome, self._processors))
+            self._count(outcome.status, fetched=False)
+            return
+        assert row is not None
+        if step.action is Action.AMEND:
+            self._amended[self._id(item.key)] = item_columns(item)
+        else:
+            self._kept.add(self._id(item.key))
+        self._count(row.status, fetched=False)
+        for each in self._inside.of(item.key).values():
+            if step.action is Action.AMEND:
+                self._amended[self._id(each.key, each.within)] = carried(each, item)
+            else:
+                self._kept.add(self._id(each.key, each.within))
+            self._count(each.status, fetched=False)
+
+    def _expected_bytes(self, step: Step) -> int:
+        return min(step.item.size or self._limits.max_item_bytes, self._limits.max_item_bytes)
+
+    def _fetch(self, step: Step) -> _Fetched:
+        """Read an item, and have it parsed. Called from worker threads."""
+        item, most = step.item, self._limits.max_item_bytes
+        try:
+            with self._source.read(item) as stream:
+                data = stream.read(most + 1)
+        except ItemVanished as error:
+            return _Fetched(step, None, None, Status.VANISHED, str(error))
+        except ItemUnreadable as error:
+            return _Fetched(step, None, None, Status.UNREADABLE, str(error))
+        except ItemCorrupt as error:
+            return _Fetched(step, None, None, Status.CORRUPT, str(error))
+        except ItemEncrypted as error:
+            return _Fetched(step, None, None, Status.ENCRYPTED, str(error))
+        if len(data) > most:
+            return _Fetched(step, None, None, Status.TOO_LARGE, f"more than {most:,} bytes")
+        return self._submit(step, data)
+
+    def _submit(self, step: Step, data: bytes, opened: Opened | None = None) -> _Fetched:
+        """Have bytes parsed, unless they are those of the last good version."""
+        row, sha256 = step.previous, hashlib.sha256(data).hexdigest()
+        if (
+            row is not None
+            and not step.reopen
+            and (row.content_sha256, row.name, row.processor) == (sha256, step.item.name, self._processors.good)
+            and row.status.good
+            # What is inside something found inside another is opened again: its keys depend on what else is there.
+            and not (step.within and row.holds)
+        ):
+            return _Fetched(step, sha256, None, row.status, same=True, opened=opened)
+        parsing = self._parse(step.item.name, data, inside=step.within is not None)
+        return _Fetched(step, sha256, parsing, Status.PARSED, size=len(data), opened=opened)
+
+    def _place(self, fetched: _Fetched) -> list[_Fetched]:
+        """Turn what was read into a row, or into an amendment of the row that is there; return what is inside it."""
+        step, outcome = fetched.step, fetched.outcome()
+        item = step.item
+        self._count(outcome.status, fetched=True)
+        if fetched.same:
+            changes = {**item_columns(item), "content_version": item.version, "stale": False}
+            self._amended[self._id(item.key, step.within)] = changes
+            if step.within is None:
+                for row in self._inside.of(item.key).values():
+                    self._amended[self._id(row.key, row.within)] = carried(row, item)
+                    self._count(row.status, fetched=True)
+            return []
+        if self._fall_back(step, outcome):
+            return []
+        self._write(new_row(self._partition, step, outcome, self._processors, fetched.sha256))
+        if outcome.document is None:
+            return []
+        opened = fetched.opened or Opened(item)
+        return [self._take_out(opened, *each) for each in opened.items(item, outcome.document.attachments)]
+
+    def _take_out(self, opened: Opened, item: Item, data: bytes, refused: str) -> _Fetched:
+        root = opened.root.key
+        step = Step(item, Action.FETCH, self._inside.of(root).get(item.key), within=root)
+        if not refused and len(data) > self._limits.max_item_bytes:
+            refused = f"{len(data):,} bytes; the limit is {self._limits.max_item_bytes:,}"
+        if refused:
+            return _Fetched(step, hashlib.sha256(data).hexdigest(), None, Status.TOO_LARGE, refused, opened=opened)
+        return self._submit(step, data, opened)
+
+    def _fall_back(self, step: Step, outcome: Outcome) -> bool:
+        """Keep the last good version, marked stale, of an item that failed for a transient reason; False if there is none.
+
+        The processor stays that of the kept content: when the bytes come back, a newer parser must see them.
+        """
+        if not outcome.status.transient or step.previous is None or step.previous.document_hash is None:
+            return False
+        changes = {"version": step.item.version, "status": outcome.status.value, "detail": outcome.detail, "stale": True}
+        self._amended[self._id(step.item.key)] = changes
+        for row in self._inside.of(step.item.key).values():
+            self._amended[self._id(row.key, row.within)] = {"stale": True}
+            self._count(row.status, fetched=False)
+        return True
+
+    def _count(self, status: Status, *, fetched: bool) -> None:
+        self.counts.listed += 1
+        self.counts.add(status, fetched=fetched)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._writer.row(row)
+        self._written.add(row["document_id"])
+        self.fingerprints.append(fingerprint(row))
+
+    def _id(self, key: str, within: str | None = None) -> str:
+        return identity.document_id(self._partition.type, self._partition.connection, key, within)

@@ -1,0 +1,113 @@
+"""Items found inside listed ones: files of messages, members of archives among them, and what is inside those.
+
+What belongs here: their keys and addresses, how many and how deep, and which of them ask for another look. What doesn't:
+finding them (parsers do), recording them (``ingestion.documents``).
+
+They live and go with the listed item that they are in: read when it is read, kept while it is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from kb_pipeline.ingestion.plan import ManifestRow, Processors
+from kb_pipeline.parsing.document import Attachment
+from kb_pipeline.sources.base import Item
+
+SEPARATOR = "!/"
+# Raising one of these must raise PARSERS_VERSION: what was left unopened is recorded as an outcome.
+MAX_DEPTH = 8
+"""How many items may lie around one; a message that answers a message that answers… is copied at every level."""
+MAX_ITEMS = 10_000
+"""Items inside one listed item, on all levels. Those beyond are recorded, and not opened."""
+MAX_BYTES = 1 << 30
+"""Bytes of the items inside one listed item, on all levels together. Those beyond are recorded, and not opened."""
+
+
+class Inside:
+    """What the manifest says of items inside others, by the key of the listed item."""
+
+    def __init__(self, rows: Iterable[ManifestRow]) -> None:
+        self._by_root: dict[str, dict[str, ManifestRow]] = defaultdict(dict)
+        for row in rows:
+            assert row.within is not None
+            self._by_root[row.within][row.key] = row
+
+    def of(self, root: str) -> Mapping[str, ManifestRow]:
+        """The rows of what is inside a listed item, by key."""
+        return self._by_root.get(root, {})
+
+    def rows(self) -> Iterator[ManifestRow]:
+        """All of them."""
+        for rows in self._by_root.values():
+            yield from rows.values()
+
+    def reopened(
+        self, listed: Mapping[str, ManifestRow], processors: Processors, retries: Collection[str]
+    ) -> frozenset[str]:
+        """Keys of listed items that must be parsed for the sake of something inside them.
+
+        That is: something a person wants retried, an outcome of other parsers or limits, or a row that is missing.
+        """
+        held = Counter((row.within, row.parent) for row in self.rows())
+        found = {row.within or row.key for row in (*listed.values(), *self.rows()) if row.holds != _held(row, held)}
+        for row in self.rows():
+            if row.within is not None and (row.key in retries or row.processor != processors.of(row.status)):
+                found.add(row.within)
+        return frozenset(found)
+
+
+def _held(row: ManifestRow, held: Mapping[tuple[str | None, str | None], int]) -> int:
+    return held[row.within or row.key, row.key]
+
+
+class Opened:
+    """A listed item that was parsed, while what is inside it is taken out. Deterministic: the same bytes, the same items."""
+
+    def __init__(self, root: Item) -> None:
+        self.root = root
+        self._depths: dict[str, int] = {root.key: 0}
+        self._bytes = 0
+
+    def items(self, holder: Item, attachments: Iterable[Attachment]) -> Iterator[tuple[Item, bytes, str]]:
+        """The items in ``holder``, each with its bytes and, when it must not be opened, a sentence that says why."""
+        depth = self._depths[holder.key] + 1
+        for attachment in attachments:
+            key = self._key(f"{holder.key}{SEPARATOR}{attachment.name}")
+            self._depths[key] = depth
+            self._bytes += len(attachment.data)
+            name = attachment.name.rpartition("/")[2] or attachment.name
+            yield self._item(key, name, len(attachment.data), holder), attachment.data, self._refused(depth)
+
+    def _item(self, key: str, name: str, size: int, holder: Item) -> Item:
+        return Item(key, self.root.version, name, uri(self.root, key), size, self.root.modified, holder.key)
+
+    def _refused(self, depth: int) -> str:
+        if depth > MAX_DEPTH:
+            return f"It lies inside more than {MAX_DEPTH} others."
+        if len(self._depths) - 1 > MAX_ITEMS:
+            return f"{self.root.name} holds more than {MAX_ITEMS:,} items."
+        if self._bytes > MAX_BYTES:
+            return f"{self.root.name} holds items of more than {MAX_BYTES:,} bytes."
+        return ""
+
+    def _key(self, wanted: str) -> str:
+        number, key = 1, wanted
+        while key in self._depths:
+            number += 1
+            key = f"{wanted}#{number}"
+        return key
+
+
+def uri(root: Item, key: str) -> str:
+    """Where a person finds an item inside a listed one."""
+    return root.uri + quote(key.removeprefix(root.key), safe="/!")
+
+
+def carried(row: ManifestRow, root: Item) -> dict[str, Any]:
+    """What changes in the row of an item inside ``root`` when ``root`` changed around the same bytes."""
+    changes = {"version": root.version, "uri": uri(root, row.key), "modified": root.modified, "stale": False}
+    return {**changes, "content_version": root.version} if row.status.good else changes
