@@ -116,7 +116,9 @@ def _message(part: Message) -> Attachment:
     if not isinstance(inner, Message):
         payload = part.get_payload(decode=True)
         return Attachment("message.eml", "message/rfc822", payload if isinstance(payload, bytes) else b"")
-    name = _name(part) or f"{header(inner, 'Subject')}.eml"
+    name = _name(part) or header(inner, "Subject") or "message"
+    # The parser of what is inside an item is chosen by its name.
+    name = name if name.lower().endswith(".eml") else f"{name}.eml"
     return Attachment(file_name(name, "message.eml"), "message/rfc822", inner.as_bytes())
 
 

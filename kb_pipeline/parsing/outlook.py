@@ -1,13 +1,20 @@
 """Outlook's messages (MS-OXMSG), turned into Markdown, with what is attached to them.
 
-What belongs here: which properties of a message are text, and which are files. Bodies that exist as RTF only are left
-out, and so are messages inside messages, which are named in the metadata.
+What belongs here: which properties of a message are text, and which are files. Messages inside messages are attached in
+the form of RFC 5322.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from email.header import Header
+from email.mime.application import MIMEApplication
+from email.mime.base import MIMEBase
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
 
 from kb_pipeline.parsing.compound import CompoundFile
 from kb_pipeline.parsing.document import Attachment, BlockKind, Document
@@ -26,6 +33,8 @@ _SENDER, _SENDER_SMTP, _SENDER_ADDRESS, _TO, _CC = 0x0C1A, 0x5D01, 0x0C1F, 0x0E0
 _SUBMITTED, _DELIVERED, _CODE_PAGES = 0x0039, 0x0E06, (0x3FDE, 0x3FFD)
 _FILE_NAMES, _MIME, _DATA = (0x3707, 0x3704, 0x3001), 0x370E, 0x3701
 _TEXT, _BYTES_TEXT, _BINARY, _OBJECT = 0x001F, 0x001E, 0x0102, 0x000D
+# Bytes before the properties: of the file's message, of one inside it, of an attachment (MS-OXMSG, 2.4.1).
+_HEADER_BYTES, _INNER_HEADER_BYTES, _PART_HEADER_BYTES = 32, 24, 8
 _EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 
 
@@ -37,35 +46,82 @@ def parse(data: bytes, name: str) -> Document:
     file = CompoundFile(data, "The message")
     if _PROPERTIES not in file:
         raise ParseError(Status.UNSUPPORTED, "The file is no message of Outlook.")
-    message = _Properties(file, "")
-    subject, sender = one_line(message.text(_SUBJECT)), one_line(message.text(_SENDER))
-    address = one_line(message.text(_SENDER_SMTP)) or one_line(message.text(_SENDER_ADDRESS))
-    author = f"{sender} <{address}>" if sender and "@" in address and address != sender else sender or address
-    date = message.time(_SUBMITTED) or message.time(_DELIVERED)
-    to, cc = one_line(message.text(_TO)), one_line(message.text(_CC))
+    message = _Message(file, "")
     writer = Writer()
-    writer.heading(1, subject)
-    shown = (("From", author), ("To", to), ("Cc", cc), ("Date", date))
-    writer.add(BlockKind.PARAGRAPH, "\n".join(f"{field}: {value}" for field, value in shown if value))
-    html = message.text(_HTML)
-    write_body(html or message.text(_BODY), writer, is_html=bool(html))
-    attachments, inner = _attachments(file)
-    metadata = common(author=author, created=date)
-    found = {"to": to, "cc": cc, "message_id": one_line(message.text(_MESSAGE_ID)), "messages_inside": "; ".join(inner)}
+    writer.heading(1, message.subject)
+    writer.add(BlockKind.PARAGRAPH, "\n".join(f"{field}: {value}" for field, value in message.header.items()))
+    text, is_html = message.body()
+    write_body(text, writer, is_html=is_html)
+    metadata = common(author=message.header.get("From", ""), created=message.header.get("Date", ""))
+    found = {"to": message.header.get("To"), "cc": message.header.get("Cc"), "message_id": message.id}
     metadata |= {key: value for key, value in found.items() if value}
-    return writer.document("application/vnd.ms-outlook", subject, metadata, attachments)
+    return writer.document("application/vnd.ms-outlook", message.subject, metadata, tuple(message.attachments()))
+
+
+class _Message:
+    """The message in a folder of the file: the file's own one, or one that is attached to another."""
+
+    def __init__(self, file: CompoundFile, folder: str) -> None:
+        self._file = file
+        self._folder = folder
+        self._properties = properties = _Properties(file, folder, _INNER_HEADER_BYTES if folder else _HEADER_BYTES)
+        self.subject = properties.line(_SUBJECT)
+        self.id = properties.line(_MESSAGE_ID)
+        sender, address = properties.line(_SENDER), properties.line(_SENDER_SMTP) or properties.line(_SENDER_ADDRESS)
+        author = f"{sender} <{address}>" if sender and "@" in address and address != sender else sender or address
+        date = properties.time(_SUBMITTED) or properties.time(_DELIVERED)
+        fields = {"From": author, "To": properties.line(_TO), "Cc": properties.line(_CC), "Date": date}
+        self.header = {field: value for field, value in fields.items() if value}
+
+    def body(self) -> tuple[str, bool]:
+        """Return the text, and whether it is HTML."""
+        if html := self._properties.text(_HTML):
+            return html, True
+        return self._properties.text(_BODY), False
+
+    def attachments(self) -> Iterator[Attachment]:
+        """Yield the files and the messages that are attached."""
+        start = len(self._folder)
+        below = (path[start:] for path in self._file.paths() if path.startswith(self._folder + _ATTACHED))
+        for folder in sorted({path.partition("/")[0] for path in below if "/" in path}):
+            properties = _Properties(self._file, f"{self._folder}{folder}/", _PART_HEADER_BYTES)
+            name = next((text for each in _FILE_NAMES if (text := properties.line(each))), "")
+            inner = f"{self._folder}{folder}/{_STREAM}{_DATA:04X}{_OBJECT:04X}/"
+            if inner + _PROPERTIES in self._file:
+                message = _Message(self._file, inner)
+                name = file_name(name.removesuffix(".msg") or message.subject, "message")
+                yield Attachment(f"{name}.eml", "message/rfc822", message.as_mail())
+            elif data := properties.binary(_DATA):
+                media_type = properties.line(_MIME) or "application/octet-stream"
+                yield Attachment(file_name(name, "attachment"), media_type, data)
+
+    def as_mail(self) -> bytes:
+        """Return the message in the form that every parser of mail reads."""
+        text, is_html = self.body()
+        parts: list[MIMEBase] = [MIMEText(text.encode("utf-8", "replace").decode(), "html" if is_html else "plain", "utf-8")]
+        for attachment in self.attachments():
+            part = MIMEApplication(attachment.data)
+            part.add_header("Content-Disposition", "attachment", filename=("utf-8", "", attachment.name))
+            parts.append(part)
+        # By default the boundary is drawn by lot.
+        boundary = hashlib.sha256(b"".join(part.as_bytes() for part in parts)).hexdigest()
+        mail = MIMEMultipart(boundary=boundary, _subparts=parts)
+        for field, value in {"Subject": self.subject, **self.header, "Message-ID": self.id}.items():
+            if value:
+                mail[field] = Header(value.encode("utf-8", "replace").decode(), "utf-8").encode()
+        return mail.as_bytes()
 
 
 class _Properties:
     """The properties of a message or of an attachment."""
 
-    def __init__(self, file: CompoundFile, folder: str) -> None:
+    def __init__(self, file: CompoundFile, folder: str, header_bytes: int) -> None:
         self._file = file
         self._folder = folder
         self._fixed: dict[int, bytes] = {}
         path = folder + _PROPERTIES
         content = file.read(path) if path in file else b""
-        for start in range(8 if folder else 32, len(content) - 15, 16):
+        for start in range(header_bytes, len(content) - 15, 16):
             (tag,) = struct.unpack_from("<I", content, start)
             self._fixed[tag] = content[start + 8 : start + 16]
 
@@ -91,9 +147,9 @@ class _Properties:
         except OverflowError:
             return ""
 
-    def holds_message(self) -> bool:
-        prefix = f"{self._folder}{_STREAM}{_DATA:04X}{_OBJECT:04X}/"
-        return f"{prefix}{_PROPERTIES}" in self._file
+    def line(self, property_id: int) -> str:
+        """Return a text on one line."""
+        return one_line(self.text(property_id))
 
     def _encoding(self) -> str:
         for property_id in _CODE_PAGES:
@@ -106,19 +162,3 @@ class _Properties:
                     continue
                 return encoding
         return "cp1252"
-
-
-def _attachments(file: CompoundFile) -> tuple[tuple[Attachment, ...], list[str]]:
-    """Return the files of a message, and the names of the messages in it."""
-    folders = sorted({path.partition("/")[0] for path in file.paths() if path.startswith(_ATTACHED) and "/" in path})
-    found: list[Attachment] = []
-    inner: list[str] = []
-    for folder in folders:
-        properties = _Properties(file, f"{folder}/")
-        name = next((text for each in _FILE_NAMES if (text := one_line(properties.text(each)))), "")
-        if properties.holds_message():
-            inner.append(name or "message")
-        elif data := properties.binary(_DATA):
-            media_type = one_line(properties.text(_MIME)) or "application/octet-stream"
-            found.append(Attachment(file_name(name, "attachment"), media_type, data))
-    return tuple(found), inner

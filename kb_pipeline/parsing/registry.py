@@ -35,7 +35,7 @@ from kb_pipeline.parsing import (
 from kb_pipeline.parsing.document import Document
 
 # To be raised whenever any parser's output, or the choice of the parser, changes for any input.
-PARSERS_VERSION = "2"
+PARSERS_VERSION = "3"
 
 # What ``choose`` needs to see of an item, at most. Bytes.
 HEAD_BYTES = 8_192

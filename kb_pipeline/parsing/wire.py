@@ -162,7 +162,8 @@ def decode_outcome(number: int, reply: Reply) -> Outcome:
         status = Status(fields["status"])
         if status not in _STATUSES:
             raise ValueError(f"an item can't become {status} in a parser")
-        document = _document(fields, reply.body) if status.good or "blocks" in fields else None
+        opened = status is Status.EXCLUDED and "blocks" in fields
+        document = _document(fields, reply.body) if status.good or opened else None
         parser_id = None if fields["parser"] is None else _string(fields["parser"])
         return Outcome(status, document, parser_id, _string(fields["detail"])[:_MESSAGE_CHARACTERS])
     # struct, array and str say with ValueError what doesn't fit; UnicodeError is one.

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import zipfile
 from collections.abc import Iterator
+from email.message import EmailMessage
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +37,15 @@ def _zip(members: dict[str, bytes]) -> bytes:
         for name, content in members.items():
             writer.writestr(name, content)
     return packed.getvalue()
+
+
+def _mail(subject: str, attached: dict[str, bytes]) -> bytes:
+    made = EmailMessage()
+    made["From"], made["Subject"] = "harbour@example.org", subject
+    made.set_content("See the files.")
+    for name, content in attached.items():
+        made.add_attachment(content, maintype="application", subtype="octet-stream", filename=name)
+    return made.as_bytes()
 
 
 def _encrypted(data: bytes, member: str) -> bytes:
@@ -77,6 +87,9 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     project.write("files/broken.pdf", b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nnothing more")
     project.write("files/huge.txt", b"")
     os.truncate(project.root / "files/huge.txt", 2 << 30)
+    bundle = _zip({"minutes.md": b"# Minutes\n\nThe lighthouse keeper asked for paraffin.\n"})
+    attached = {"terms.txt": b"The mooring fee is nine florins.", "bad.pdf": b"%PDF-1.7 no more", "bundle.zip": bundle}
+    project.write("files/post.eml", _mail("Harbour post", attached))
     os.mkfifo(project.root / "files/pipe.md")
     (project.root / "files/loop").symlink_to(project.root / "files", target_is_directory=True)
     (project.root / "files/dangling.md").symlink_to("nowhere.md")
@@ -119,6 +132,7 @@ def test_bad_files_are_set_aside_by_name(zoo: SimpleNamespace) -> None:
         "broken.json": "corrupt",
         "deep.json": "corrupt",
         "huge.txt": "too_large",
+        "post.eml!/bad.pdf": "corrupt",
     }
     found = zoo.quarantine["files"]
     assert {key: found.get(key) for key in expected} == expected
@@ -143,6 +157,15 @@ def test_members_never_escape(zoo: SimpleNamespace) -> None:
 def test_items_that_vanish_or_cannot_be_read_are_set_aside(zoo: SimpleNamespace) -> None:
     assert zoo.quarantine["moody"] == {"vanishing.md": "vanished", "unreadable.md": "unreadable"}
     assert zoo.result.report["sources"]["moody"]["indexed"] == 2
+
+
+def test_files_of_messages_are_searchable_at_addresses_of_their_own(zoo: SimpleNamespace) -> None:
+    message = (zoo.project.root / "files/post.eml").as_uri()
+    for query, uri in (("nine florins", "!/terms.txt"), ("paraffin", "!/bundle.zip!/minutes.md")):
+        hits = zoo.project.kb("search", query, "--mode", "text", "--json").json["hits"]
+        assert [hit["uri"] for hit in hits] == [message + uri]
+    (shown,) = zoo.project.kb("quarantine", "show", "post.eml!/bad.pdf", "--json").json
+    assert shown["uri"] == f"{message}!/bad.pdf"
 
 
 def test_everything_good_is_searchable(zoo: SimpleNamespace) -> None:

@@ -80,6 +80,7 @@ def build_msg(texts: dict[int, str], streams: dict[str, bytes] | None = None, *,
 
 def sample_msg() -> bytes:
     folder = "__attach_version1.0_#0000000{}/"
+    inner = folder.format(1) + "__substg1.0_3701000D/"
     html = b"<h1>Fares</h1><p>A cow pays four pence.</p><p>The last word.</p>"
     return build_msg(
         {
@@ -97,7 +98,13 @@ def sample_msg() -> bytes:
             folder.format(0) + "__substg1.0_370E001F": "text/csv".encode("utf-16-le"),
             folder.format(0) + "__substg1.0_37010102": b"who,pence\n" * 500,
             folder.format(1) + "__substg1.0_3001001F": "Ropes".encode("utf-16-le"),
-            folder.format(1) + "__substg1.0_3701000D/__properties_version1.0": bytes(24),
+            inner + "__properties_version1.0": bytes(24) + struct.pack("<IIQ", 0x00390040, 0, 133_537_680_000_000_000),
+            inner + "__substg1.0_0037001F": "Rôpes".encode("utf-16-le"),
+            inner + "__substg1.0_0C1A001F": "Bo Reed".encode("utf-16-le"),
+            inner + "__substg1.0_1000001F": "Two hawsers, please.".encode("utf-16-le"),
+            inner + folder.format(0) + "__properties_version1.0": bytes(8),
+            inner + folder.format(0) + "__substg1.0_3707001F": "list.txt".encode("utf-16-le"),
+            inner + folder.format(0) + "__substg1.0_37010102": b"hawser, 20 fathoms",
         },
         submitted=133_537_680_000_000_000,
     )

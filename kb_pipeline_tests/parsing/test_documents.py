@@ -355,6 +355,16 @@ class TestOutlook:
         streams = {"__properties_version1.0": properties, "__substg1.0_1000001E": "Привет".encode("cp1251")}
         assert parse("a.msg", build_compound(streams)).text == "Привет"
 
+    def test_a_message_inside_is_attached_as_one_that_can_be_parsed_with_its_files(self) -> None:
+        (_, inner) = parse("a.msg", sample_msg()).attachments
+        assert inner.name == "Ropes.eml"
+        document = parse(inner.name, inner.data)
+        assert document.title == "Rôpes"
+        assert document.text.endswith("Two hawsers, please.")
+        assert document.metadata == {"author": "Bo Reed", "created": "2024-03-01T12:00:00+00:00"}
+        assert [(file.name, file.data) for file in document.attachments] == [("list.txt", b"hawser, 20 fathoms")]
+        assert parse("a.msg", sample_msg()).attachments[1] == inner
+
     def test_a_compound_file_that_is_no_message(self) -> None:
         with pytest.raises(ParseError) as caught:
             parse("a.msg", build_compound({"WordDocument": b"text"}))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kb_pipeline.parsing import wire
-from kb_pipeline.parsing.document import Block, BlockKind, Document
+from kb_pipeline.parsing.document import Attachment, Block, BlockKind, Document
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.statuses import Status
 
@@ -29,8 +29,10 @@ def outcomes(draw: st.DrawFn) -> Outcome:
         for start, end in zip(bounds[::2], bounds[1::2], strict=False)
     )
     metadata = draw(st.dictionaries(TEXTS, TEXTS, max_size=3))
-    status = draw(st.sampled_from([Status.PARSED, Status.NO_TEXT, Status.EMPTY]))
-    return Outcome(status, Document(text, draw(TEXTS), blocks, draw(st.none() | TEXTS), metadata), parser_id, detail)
+    attachments = tuple(draw(st.lists(st.builds(Attachment, TEXTS, TEXTS, st.binary(max_size=20)), max_size=3)))
+    status = draw(st.sampled_from([Status.PARSED, Status.NO_TEXT, Status.EMPTY, Status.EXCLUDED]))
+    document = Document(text, draw(TEXTS), blocks, draw(st.none() | TEXTS), metadata, attachments)
+    return Outcome(status, document, parser_id, detail)
 
 
 def frame(number: int, outcome: Outcome) -> bytes:
@@ -61,7 +63,7 @@ def test_a_damaged_reply_is_refused_or_makes_a_sound_document(outcome: Outcome, 
         arrived = wire.decode_outcome(1, wire.Reply(1, bytes(header), memoryview(body)[:cut]))
     except wire.InvalidReply:
         return
-    assert arrived.status.good == (arrived.document is not None)
+    assert arrived.status.good == (arrived.document is not None) or arrived.status is Status.EXCLUDED
     position = 0
     for block in arrived.document.blocks if arrived.document is not None else ():
         assert position <= block.start <= block.end <= len(arrived.document.text if arrived.document is not None else "")
