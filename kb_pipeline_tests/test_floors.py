@@ -14,7 +14,7 @@ FLOORS = [
     {"storage", "sources", "settings", "parsing", "chunking", "embedding"},
     {"knowledge_base"},
     {"ingestion"},
-    {"defs", "environment"},
+    {"defs", "environment", "batch"},
     {"definitions"},
     {"orchestrator"},
     {"cli"},

@@ -11,21 +11,17 @@ from dataclasses import dataclass
 
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.ingestion import chunks, documents, embeddings, listing
-from kb_pipeline.ingestion.accounts import Limits
+from kb_pipeline.ingestion.parsers import parsers
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import publish, snapshot
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
 from kb_pipeline.monitoring.progress import Progress, Silent
-from kb_pipeline.parsing.child import Limits as ParserLimits
-from kb_pipeline.parsing.pool import ParserPool, shared_pool, usable_cores
 from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged
 
 LEASE_WAIT = 60.0
 """Seconds to wait for another writer of the same partition before giving up and naming it."""
-
-_REPLY_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +98,7 @@ class Chain:
                     partition,
                     listing.items(listed),
                     workspace.source(partition.connection),
-                    _parsers(workspace.limits).submit,
+                    parsers(workspace.limits).submit,
                     workspace.limits,
                     retries=retries,
                     on_progress=report,
@@ -184,11 +180,3 @@ class Chain:
             self.progress.update(name, stage, done, total)
 
         return report
-
-
-def _parsers(limits: Limits) -> ParserPool:
-    """The parser processes of this process; they start when there is something to parse."""
-    # A text may be longer than its bytes (another encoding, a compressed format), but not without end.
-    reply_bytes = 2 * limits.max_item_bytes + _REPLY_BYTES
-    parsing = ParserLimits(limits.parse_seconds, limits.parse_memory_mib, reply_bytes)
-    return shared_pool(parsing, min(usable_cores(), limits.workers))
