@@ -16,7 +16,9 @@ from email.mime.base import MIMEBase
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 
+from kb_pipeline.parsing import rtf
 from kb_pipeline.parsing.compound import CompoundFile
+from kb_pipeline.parsing.compressed_rtf import unpack
 from kb_pipeline.parsing.document import Attachment, BlockKind, Document
 from kb_pipeline.parsing.errors import ParseError
 from kb_pipeline.parsing.mail import file_name, write_body
@@ -28,7 +30,7 @@ _PROPERTIES = "__properties_version1.0"
 _STREAM = "__substg1.0_"
 _ATTACHED = "__attach_version1.0_"
 # Properties by their tags (MS-OXPROPS).
-_SUBJECT, _BODY, _HTML, _MESSAGE_ID = 0x0037, 0x1000, 0x1013, 0x1035
+_SUBJECT, _BODY, _RICH, _HTML, _MESSAGE_ID = 0x0037, 0x1000, 0x1009, 0x1013, 0x1035
 _SENDER, _SENDER_SMTP, _SENDER_ADDRESS, _TO, _CC = 0x0C1A, 0x5D01, 0x0C1F, 0x0E04, 0x0E03
 _SUBMITTED, _DELIVERED, _CODE_PAGES = 0x0039, 0x0E06, (0x3FDE, 0x3FFD)
 _FILE_NAMES, _MIME, _DATA = (0x3707, 0x3704, 0x3001), 0x370E, 0x3701
@@ -74,10 +76,12 @@ class _Message:
         self.header = {field: value for field, value in fields.items() if value}
 
     def body(self) -> tuple[str, bool]:
-        """Return the text, and whether it is HTML."""
+        """Return the text, and whether it is HTML: as HTML, as plain text, or out of rich text; the first that is there."""
         if html := self._properties.text(_HTML):
             return html, True
-        return self._properties.text(_BODY), False
+        text = self._properties.text(_BODY)
+        packed = None if text else self._properties.binary(_RICH)
+        return (rtf.parse(unpack(packed), "").text if packed else text), False
 
     def attachments(self) -> Iterator[Attachment]:
         """Yield the files and the messages that are attached."""

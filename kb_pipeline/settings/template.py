@@ -33,6 +33,11 @@ sources:
   #   path: ./archives/*.zip      # one archive, or a pattern
   #   include: ["**"]             # patterns of members, by their path in the archive
   #   exclude: []
+  #   max_members: 100000         # of one archive, with those of archives in it
+  #   max_unpacked_bytes: 17179869184  # what its members may unpack to together
+  #   max_ratio: 200              # unpacked to packed bytes of a large member
+  #   max_depth: 2                # archives opened within each other; 1: none in an archive
+  #   max_nested_bytes: 268435456 # of an archive in an archive
 
   # - name: scans
   #   type: upload                # one more inbox, for `kb upload FILE --connection scans`

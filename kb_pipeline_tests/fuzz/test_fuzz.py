@@ -11,17 +11,18 @@ import random
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 import pyarrow as pa
 import pytest
 
 from kb_pipeline.parsing.child import Limits
-from kb_pipeline.parsing.outcome import Outcome
+from kb_pipeline.parsing.outcome import ARCHIVE, Outcome
 from kb_pipeline.parsing.pool import ParserPool
 from kb_pipeline.sources.base import ItemCorrupt, ItemEncrypted, SourceContext
 from kb_pipeline.sources.local_zip import LocalZip, LocalZipConfig
@@ -35,14 +36,22 @@ SLACK_MIB = 32
 ITEM_BYTES = 16 << 20
 NEIGHBOUR = b"<h1>Neighbour</h1><p>Nothing happened here.</p>"
 
-Parse = Callable[[str, bytes], Outcome]
+
+class Parse(Protocol):
+    """How an item is parsed; ``inside``: as one found in another."""
+
+    def __call__(self, name: str, data: bytes, *, inside: bool = False) -> Outcome: ...
 
 
 @contextmanager
 def sandbox() -> Iterator[Parse]:
     """The one place that knows how the parser processes are used."""
     with ParserPool(Limits(SECONDS, MEMORY_MIB), size=1) as pool:
-        yield pool.parse
+
+        def parse(name: str, data: bytes, *, inside: bool = False) -> Outcome:
+            return pool.submit(name, data, inside=inside).result()
+
+        yield parse
 
 
 class Watch:
@@ -111,17 +120,22 @@ def document_case(number: int, files: dict[str, bytes]) -> tuple[str, bytes]:
     return name, mutations.mutate(rng, name, files[name], files[other])
 
 
-def check_document(name: str, data: bytes, parse: Parse, expected: str) -> None:
+def check_document(name: str, data: bytes, parse: Parse, expected: str, *, inside: bool = False) -> None:
     """The file has a typed outcome, in time, and the one after it is read as ever."""
     begin = time.monotonic()
-    outcome = parse(name, data)
+    outcome = parse(name, data, inside=inside)
     took = time.monotonic() - begin
     assert isinstance(outcome.status, Status)
     assert not outcome.status.transient
-    assert (outcome.document is not None) == outcome.status.good
+    opened = outcome.status is Status.EXCLUDED and outcome.detail == ARCHIVE
+    assert (outcome.document is not None) == (outcome.status.good or opened)
     assert took < SECONDS + 15, f"took {took:.1f} s"
     if outcome.document is not None:
         outcome.document.text.encode("utf-8")
+        for attachment in outcome.document.attachments:
+            assert ".." not in attachment.name.split("/")
+            assert not attachment.name.startswith("/")
+            attachment.name.encode("utf-8")
         position = 0
         for block in outcome.document.blocks:
             assert position <= block.start <= block.end <= len(outcome.document.text)
@@ -188,7 +202,9 @@ def run(numbers: list[int], place: Place, folder: Path) -> None:
                     rng = random.Random(f"archive {number}")
                     what = rng.choice(archives.KINDS)
                     name = what.__name__
-                    check_archive(what(rng), folder / str(number))
+                    data = what(rng)
+                    check_archive(data, folder / str(number))
+                    check_document("bad.zip", data, parse, neighbour.document.text, inside=True)
                 else:
                     name, data = document_case(number, files)
                     check_document(name, data, parse, neighbour.document.text)

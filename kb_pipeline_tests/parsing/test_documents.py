@@ -6,11 +6,12 @@ import struct
 
 import pytest
 
+from kb_pipeline.parsing.compressed_rtf import unpack
 from kb_pipeline.parsing.document import BlockKind, Document
 from kb_pipeline.parsing.errors import ParseError
 from kb_pipeline.parsing.metadata import common, iso_date
 from kb_pipeline.statuses import Status
-from kb_pipeline_tests.parsing.compound_builder import build_compound, sample_msg
+from kb_pipeline_tests.parsing.compound_builder import build_compound, build_msg, sample_msg
 from kb_pipeline_tests.parsing.goldens import parse
 from kb_pipeline_tests.parsing.packages import (
     STYLES,
@@ -354,6 +355,17 @@ class TestOutlook:
         properties = bytes(32) + struct.pack("<IIQ", 0x3FFD0003, 0, 1251)
         streams = {"__properties_version1.0": properties, "__substg1.0_1000001E": "Привет".encode("cp1251")}
         assert parse("a.msg", build_compound(streams)).text == "Привет"
+
+    def test_a_text_that_is_rich_text_alone(self) -> None:
+        packed = "2d0000002b0000004c5a4675f1c5c7a703000a007263706731323542320af32068656c090020627705b06c647d0a800fa0"
+        assert parse("a.msg", build_msg({0x0037: "Hi"}, {"__substg1.0_10090102": bytes.fromhex(packed)})).text.endswith(
+            "hello world"
+        )
+        repeated = "1a0000001c0000004c5a4675e2d44b51410004205758595a0d6e7d010eb0"  # MS-OXRTFCP, 3.2: overlapping
+        assert unpack(bytes.fromhex(repeated)) == b"{\\rtf1 WXYZWXYZWXYZWXYZWXYZ}"
+        for cut in (0, 10, 20, 40):
+            with pytest.raises(ParseError):
+                unpack(bytes.fromhex(packed)[:cut])
 
     def test_a_message_inside_is_attached_as_one_that_can_be_parsed_with_its_files(self) -> None:
         (_, inner) = parse("a.msg", sample_msg()).attachments
