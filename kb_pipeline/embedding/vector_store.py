@@ -8,11 +8,14 @@ Every operation opens the table anew, and so works on one version of it whatever
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -167,13 +170,7 @@ class VectorStore:
         """The table at its latest version, or None when nothing was ever stored."""
         if not (self._root / f"{self._name}.lance").is_dir():
             return None
-        try:
-            table = self._connect().open_table(self._name)
-        except ValueError as error:
-            # Another process has made the folder and not yet its first version.
-            if "not found" in str(error):
-                return None
-            raise
+        table = self._connect().open_table(self._name)
         stored = table.schema.field("vector").type.list_size
         if stored != self._dimension:
             raise VectorStoreError(
@@ -183,13 +180,22 @@ class VectorStore:
         return table
 
     def _create(self) -> Any:
-        try:
-            return self._connect().create_table(self._name, schema=self._schema, exist_ok=True)
-        except (ValueError, RuntimeError, OSError):
-            table = self._open()
-            if table is None:
-                raise
-            return table
+        """Make the table, unless another process does: aside, and moved into place whole.
+
+        Two that create a table in one place overwrite each other, ``exist_ok`` or not, with all that was appended meanwhile.
+        """
+        import lancedb
+
+        self._root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=self._root, prefix=".creating-") as aside:
+            lancedb.connect(aside).create_table(self._name, schema=self._schema)
+            try:
+                os.rename(Path(aside) / f"{self._name}.lance", self._root / f"{self._name}.lance")
+            except OSError as error:
+                # A folder that isn't empty: the other one was first.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        return self._connect().open_table(self._name)
 
 
 def stores(root: Path) -> list[VectorStore]:

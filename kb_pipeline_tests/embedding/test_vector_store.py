@@ -171,3 +171,24 @@ def test_two_processes_append_at_once(tmp_path: Path) -> None:
     everything = list(range(70))
     assert np.array_equal(reader.fetch([_key(n) for n in everything]), _vectors(everything))
     assert reader.count() == 100
+
+
+def _create(root: Path, key: int, rounds: int, barrier: object) -> None:
+    for each in range(rounds):
+        barrier.wait(60)  # type: ignore[attr-defined]
+        _put(VectorStore(root / str(each), "c" * 32, DIMENSION), [key])
+
+
+def test_what_two_processes_append_to_a_store_that_neither_found_is_all_there(tmp_path: Path) -> None:
+    """Many rounds, for the moment in which one could overwrite what the other has just made is short."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    writers = [context.Process(target=_create, args=(tmp_path, key, 40, barrier)) for key in (0, 1)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    for root in sorted(tmp_path.iterdir()):
+        assert VectorStore(root, "c" * 32, DIMENSION).has([_key(0), _key(1)]) == {_key(0), _key(1)}, root.name
+        assert [path.suffix for path in root.iterdir()] == [".lance"]
