@@ -81,7 +81,11 @@ DOCUMENTS = pa.schema(
         *_MANIFEST_FIELDS,
         _field("media_type", pa.string(), "media type the parser found"),
         _field("title", pa.string(), "title, where the format has one"),
-        _field("metadata", pa.string(), "JSON object of further metadata"),
+        _field("author", pa.string(), "who wrote it, by the document's own word; several parted by '; '"),
+        _field("created", pa.string(), "date, or date and time, by the document's own word (ISO 8601)"),
+        _field("revised", pa.string(), "the same of its last change; the source's own time is modified"),
+        _field("language", pa.string(), "language by the document's own word (BCP 47)"),
+        _field("metadata", pa.string(), "JSON object of all metadata, those included"),
         _field("text", pa.large_string(), "the document's text; null when nothing is indexed"),
         _field("blocks", pa.list_(BLOCK), "spans of the text with kind, heading path and page"),
     ]

@@ -139,6 +139,15 @@ def test_an_item_a_rule_leaves_out_is_dropped_and_read_when_the_rule_goes(made: 
     assert made.row("a.txt")["text"] == "text"
 
 
+def test_author_dates_and_language_of_a_document_are_columns(made: Made) -> None:
+    front = b"---\ntitle: T\nauthor: Ada\ndate: 2024-03-01\nmodified: 2025-01-02\nlang: de_AT\n---\nText.\n"
+    made.put("a.md", front, "1")
+    made.run()
+    row = made.row("a.md")
+    found = [row[name] for name in ("title", "author", "created", "revised", "language")]
+    assert found == ["T", "Ada", "2024-03-01", "2025-01-02", "de-AT"]
+
+
 def test_content_without_a_parser_is_excluded_and_remembered(made: Made) -> None:
     made.put("a.png", b"\x89PNG pixels", "1")
     assert made.run().counts["excluded"] == 1
