@@ -15,6 +15,8 @@ from kb_pipeline.parsing.registry import HEAD_BYTES, choose
 from kb_pipeline.parsing.signatures import byte_order_mark
 from kb_pipeline.statuses import Status
 
+_NO_ROOM_FOR_LIBRARY = "failed to map segment from shared object"
+
 
 def parse_item(name: str, data: bytes) -> Outcome:
     """Parse one item, given its file name and all its bytes. Raises nothing because of the item but MemoryError."""
@@ -30,10 +32,19 @@ def parse_item(name: str, data: bytes) -> Outcome:
         return Outcome(error.status, None, parser.id, str(error))
     except MemoryError:
         raise
+    except (ImportError, OSError) as error:
+        # Native code is loaded when it is first needed, within the item's limit.
+        if _NO_ROOM_FOR_LIBRARY in str(error):
+            raise MemoryError from error
+        return _defect(parser.id, error)
     # Every defect of a parser that some file brings to light must cost that file only, never the run.
     except Exception as error:  # noqa: BLE001
-        return Outcome(Status.CRASHED, None, parser.id, f"{type(error).__name__}: {error}")
+        return _defect(parser.id, error)
     return Outcome(Status.PARSED if document.text.strip() else Status.NO_TEXT, document, parser.id)
+
+
+def _defect(parser_id: str, error: Exception) -> Outcome:
+    return Outcome(Status.CRASHED, None, parser_id, f"{type(error).__name__}: {error}")
 
 
 def encodable(outcome: Outcome) -> Outcome:

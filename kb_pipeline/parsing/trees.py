@@ -18,6 +18,8 @@ from kb_pipeline.statuses import Status
 MAX_DEPTH = 200
 """Elements inside each other; the walks over trees recurse."""
 
+_NO_MEMORY = expat.errors.codes[expat.errors.XML_ERROR_NO_MEMORY]
+
 
 class _RootReached(Exception):
     """The part that may declare entities is over."""
@@ -36,7 +38,7 @@ def parse(data: bytes, what: str, *, encoding: str | None = None) -> Element:
         parser.feed(data)
         root = parser.close()
     except (NotWellFormed, ValueError, LookupError) as error:
-        raise ParseError(Status.CORRUPT, f"{what} is not well-formed XML: {error}.") from None
+        raise _not_well_formed(error, what) from None
     level, depth = [root], 0
     while level:
         depth += 1
@@ -63,7 +65,14 @@ def refuse_entities(data: bytes, what: str, encoding: str | None = None) -> None
     except _RootReached:
         pass
     except (expat.ExpatError, ValueError, LookupError) as error:
-        raise ParseError(Status.CORRUPT, f"{what} is not well-formed XML: {error}.") from None
+        raise _not_well_formed(error, what) from None
+
+
+def _not_well_formed(error: Exception, what: str) -> Exception:
+    # Expat takes a refusal of memory for an error like others.
+    if getattr(error, "code", None) == _NO_MEMORY:
+        return MemoryError()
+    return ParseError(Status.CORRUPT, f"{what} is not well-formed XML: {error}.")
 
 
 def local(element: Element) -> str:
