@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import html.entities
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain
 from xml.etree.ElementTree import Element, XMLParser, tostring
 from xml.etree.ElementTree import ParseError as NotWellFormed
 from xml.parsers import expat
@@ -44,7 +46,7 @@ def parse(data: bytes, what: str, *, encoding: str | None = None) -> Element:
         depth += 1
         if depth > MAX_DEPTH:
             raise ParseError(Status.CORRUPT, f"{what} is nested more than {MAX_DEPTH} elements deep.")
-        level = [child for element in level for child in element]
+        level = list(chain.from_iterable(level))
     return root
 
 
@@ -77,13 +79,18 @@ def _not_well_formed(error: Exception, what: str) -> Exception:
 
 def local(element: Element) -> str:
     """Return the name of an element without its namespace; "" for comments and processing instructions."""
-    tag = element.tag
+    return _local_name(element.tag)
+
+
+# Asked for every element, several times; a format has a few hundred names.
+@lru_cache(4_096)
+def _local_name(tag: object) -> str:
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
 
 
 def children(element: Element | None, name: str) -> list[Element]:
     """Return the children with a local name."""
-    return [child for child in element if local(child) == name] if element is not None else []
+    return [each for each in element if _local_name(each.tag) == name] if element is not None else []
 
 
 def child(element: Element | None, *path: str) -> Element | None:
@@ -91,7 +98,12 @@ def child(element: Element | None, *path: str) -> Element | None:
     for name in path:
         if element is None:
             return None
-        element = next((each for each in element if local(each) == name), None)
+        for each in element:
+            if _local_name(each.tag) == name:
+                element = each
+                break
+        else:
+            return None
     return element
 
 
@@ -101,7 +113,10 @@ def attribute(element: Element | None, name: str) -> str | None:
         return None
     if (value := element.get(name)) is not None:
         return value
-    return next((value for key, value in element.items() if key.rpartition("}")[2] == name), None)
+    for key, value in element.items():
+        if _local_name(key) == name:
+            return value
+    return None
 
 
 def text_of(element: Element | None) -> str:
