@@ -90,8 +90,9 @@ class Lane:
             job = self._jobs.wait(new=True)
             while job is not None:
                 self._work(job)
-                job = self._retry or self._jobs.wait()
-                self._retry = None
+                # While it waits, it must not keep the bytes and the document of the job before.
+                job, self._retry = self._retry, None
+                job = job or self._jobs.wait()
         finally:
             self._end_child()
             self._ended(self)
