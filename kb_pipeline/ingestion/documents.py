@@ -273,6 +273,8 @@ def _write(
     ahead = 2 * limits.workers + _SMALL_ITEMS_AHEAD
     for fetched in bounded_map(fetch, fetches, workers=limits.workers, ahead=ahead, budget=limits.inflight_bytes, cost=cost):
         _place(writer, partition, fetched, processors, draft)
+        # The next may take a while: its predecessor's text need not wait beside it.
+        del fetched
         done += 1
         on_progress(done, len(steps))
 
@@ -408,7 +410,7 @@ def _carry_over(writer: TableWriter, table: Table, draft: _Draft) -> None:
     """Copy the rows that stay, batch by batch, amending those whose surroundings changed."""
     kept = pa.array(sorted(draft.kept), pa.string())
     amended = pa.array(sorted(draft.amended), pa.string())
-    for batch in table.batches(rows=1_024):
+    for batch in table.bounded_batches(rows=1_024):
         stays = batch.filter(pc.is_in(batch["key"], kept))
         writer.batch(stays)
         draft.rows_written += stays.num_rows
