@@ -34,7 +34,8 @@ def commands(documents: Path, formats: Path, retrieval: Sequence[Path]) -> dict[
     for folder in retrieval:
         found[f"retrieval-{folder.name}"] = ["benchmarks/retrieval.py", str(folder)]
     found |= {"noop": ["benchmarks/noop.py"], "ui": ["benchmarks/ui.py"]}
-    return found | {"parsing": ["benchmarks/parsing.py", str(formats)], "sandbox": ["benchmarks/sandbox.py", str(documents)]}
+    found |= {"parsing": ["benchmarks/parsing.py", str(formats), "--rounds", "5"]}
+    return found | {"memory": ["benchmarks/memory.py"], "sandbox": ["benchmarks/sandbox.py", str(documents)]}
 
 
 def run(part: str, command: Sequence[str]) -> None:

@@ -28,9 +28,9 @@ def bounded_map(
             for item in items:
                 price = cost(item)
                 while pending and (len(pending) >= ahead or in_flight + price > budget):
-                    paid, future = pending.popleft()
-                    in_flight -= paid
-                    yield future.result()
+                    in_flight -= pending[0][0]
+                    # No name is left for the result: it would be kept beside those that come.
+                    yield pending.popleft()[1].result()
                 pending.append((price, executor.submit(function, item)))
                 in_flight += price
             while pending:

@@ -72,7 +72,7 @@ def every_document_chunked(storage: Storage, partition: Partition) -> Finding:
     ):
         chunked = set(chunks.read(["document_hash"]).column(0).to_pylist())
         with_text = set()
-        for batch in documents.batches(["key", "document_hash", "text"], rows=256):
+        for batch in documents.bounded_batches(["key", "document_hash", "text"], rows=256):
             text = pc.fill_null(batch["text"], "")
             has_text = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0)
             with_text.update(batch["document_hash"].filter(has_text).to_pylist())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -62,7 +62,7 @@ def update(
                         hashes.extend(stays["row_hash"].to_pylist())
                         writer.batch(stays)
             done = 0
-            for batch in documents.batches(rows=64):
+            for batch in documents.bounded_batches(rows=64):
                 fresh = batch.filter(pc.is_valid(batch["text"]))
                 new = [each not in reused for each in fresh["document_hash"].to_pylist()]
                 fresh = fresh.filter(pa.array(new, pa.bool_()))
@@ -85,8 +85,8 @@ def update(
 
 def cut(
     partition: Partition, row: Mapping[str, Any], tokenizer: Tokenizer, settings: ChunkerSettings
-) -> list[dict[str, Any]]:
-    """The chunk rows of one row of a documents table. A blank document has none."""
+) -> Iterator[dict[str, Any]]:
+    """Yield the chunk rows of one row of a documents table. A blank document has none."""
     document = Document(
         text=row["text"],
         media_type=row["media_type"],
@@ -98,9 +98,8 @@ def cut(
         metadata=json.loads(row["metadata"]),
     )
     if not document.text.strip():
-        return []
+        return
     seen: Counter[str] = Counter()
-    rows = []
     for ordinal, piece in enumerate(chunk(document, tokenizer, settings)):
         text = document.text[piece.start : piece.end]
         sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -128,5 +127,4 @@ def cut(
         }
         chunk_row["row_hash"] = identity.digest("row", *chunk_row.values())
         seen[sha256] += 1
-        rows.append(chunk_row)
-    return rows
+        yield chunk_row

@@ -119,6 +119,8 @@ class Draft:
         for fetched in read:
             left -= 1
             opened = self._place(fetched)
+            # The next may take a while: its predecessor's text need not wait beside it.
+            del fetched
             while True:
                 found.extend(opened)
                 bytes_found += sum(each.size for each in opened)
@@ -132,7 +134,7 @@ class Draft:
         """Copy the rows that stay, batch by batch, amending those whose surroundings changed."""
         kept = pa.array(sorted(self._kept), pa.string())
         amended = pa.array(sorted(self._amended), pa.string())
-        for batch in table.batches(rows=1_024):
+        for batch in table.bounded_batches(rows=1_024):
             stays = batch.filter(pc.is_in(batch["document_id"], kept))
             self._writer.batch(stays)
             self.fingerprints.extend(fingerprint(row) for row in stays.select(tables.MANIFEST.names).to_pylist())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -31,6 +32,10 @@ _END_SECONDS = 5.0
 _PIPE_BYTES = 1 << 20
 # Buffers in one call; the kernel takes 1,024.
 _PIECES = 64
+# What is kept of standard error: native code says why it gives up, some of it with a trace behind that.
+_LAST_WORDS_BYTES = 16 << 10
+# What runtimes say when they are refused memory: that of Rust, those of C++.
+_REFUSED_MEMORY = re.compile(r"memory allocation of \d+ bytes failed|\bbad_alloc\b")
 # All that is handed on of the environment: nothing that may hold a secret.
 _HANDED_ON = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 # Native libraries: one thread each, for the pool has as many processes as there are cores; few arenas, for each maps 64 MiB.
@@ -63,11 +68,26 @@ class Unavailable(Exception):
 
 
 class Died(Exception):
-    """The process ended; the message says how. ``code``: its exit status, or minus the signal; None: it still runs."""
+    """The process ended; the message says how. ``code``: its exit status, or minus the signal; None: it still runs.
 
-    def __init__(self, code: int | None) -> None:
+    ``last_words``: the end of what it wrote on standard error.
+    """
+
+    def __init__(self, code: int | None, last_words: str) -> None:
         super().__init__(_how(code))
         self.code = code
+        self.last_words = last_words
+
+    @property
+    def refused_memory(self) -> bool:
+        """Whether it ended for want of memory.
+
+        Python's own code ends with an exit status then. Native code aborts and says why, but for PDFium, which says
+        nothing. Whatever else makes a library abort (a damaged heap, a broken invariant, a panic) says so.
+        """
+        if self.code == wire.OUT_OF_MEMORY:
+            return True
+        return self.code == -signal.SIGABRT and (not self.last_words or bool(_REFUSED_MEMORY.search(self.last_words)))
 
 
 class Child:
@@ -82,6 +102,7 @@ class Child:
         self._received = bytearray()
         self._buffer = memoryview(bytearray(_READ_BYTES))
         self._unwritten: deque[memoryview] = deque()
+        self._said = b""
         # Processor time, over all threads of the process: what a parser can't pass within its seconds.
         cpu_seconds = limits.seconds * (os.cpu_count() or 1)
         options = {
@@ -107,7 +128,10 @@ class Child:
             raise Unavailable(f"The parser process can't be started: {error}") from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        assert self._process.stderr is not None
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
+        self._stderr = self._process.stderr.fileno()
+        os.set_blocking(self._stderr, False)
         for pipe in (self._stdin, self._stdout):
             os.set_blocking(pipe, False)
             if sys.platform == "linux":
@@ -116,6 +140,7 @@ class Child:
                     fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._poll = select.poll()
         self._poll.register(self._stdout, select.POLLIN)
+        self._poll.register(self._stderr, select.POLLIN)
         self.network = self._await_ready(worker)
 
     @property
@@ -142,11 +167,13 @@ class Child:
         ready = dict(self._poll.poll(max(seconds, 0) * 1_000))
         if not ready:
             raise TimeoutError("nothing moved")
+        if self._stderr in ready:
+            self._listen()
         if self._stdout not in ready:
             return []
         length = os.readv(self._stdout, [self._buffer])
         if not length:
-            raise Died(self._code())
+            raise Died(self._code(), self._last_words())
         self._received += self._buffer[:length]
         replies, self._received = wire.take_replies(self._received, self._limits.reply_bytes)
         return replies
@@ -190,18 +217,28 @@ class Child:
             network = wire.decode_ready(replies[0])["network"]
         except (Died, TimeoutError, wire.TooLong, wire.InvalidReply, KeyError) as error:
             self._process.kill()
-            said = self._last_words()
+            self._process.wait()
+            said = self._last_words().splitlines()[-1:]
             self.end()
-            raise Unavailable(f"The parser process {worker} did not start ({error}). {said}".rstrip()) from None
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+            raise Unavailable(f"The parser process {worker} did not start ({error}). {''.join(said)}".rstrip()) from None
         return network
 
+    def _listen(self) -> None:
+        """Take all that lies in the pipe of standard error, and keep the end of it."""
+        try:
+            piece = os.read(self._stderr, _READ_BYTES)
+        except BlockingIOError:
+            return
+        if not piece:
+            # The process closed it. Left in the poll, it would be ready for ever.
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(self._stderr)
+        self._said = (self._said + piece)[-_LAST_WORDS_BYTES:]
+
     def _last_words(self) -> str:
-        """The last line that the process wrote on standard error. It has been killed, so this ends."""
-        said = self._process.stderr.read() if self._process.stderr is not None else b""
-        lines = said.decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        """The end of what the process wrote on standard error."""
+        self._listen()
+        return self._said.decode(errors="replace").strip()
 
     def _code(self) -> int | None:
         """The exit status. The process closed its pipe, so it has ended or is about to."""

@@ -22,6 +22,7 @@ MAX_UNPACKED = 512 << 20
 _RATIO = 400  # unpacked to packed; sheets of many equal cells reach 200, bombs 1,000
 _RATIO_FROM = 8 << 20  # bytes; below this a bomb is harmless
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # the member, strongly, its header
+_NO_MEMORY = "Error -4 "  # Z_MEM_ERROR
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 
@@ -76,12 +77,20 @@ class Container:
         try:
             # No more is unpacked than the directory says.
             return self._zip.read(info)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-            raise ParseError(Status.CORRUPT, f"{self._what} has a damaged member {name[:200]}: {error}.") from None
+        except zlib.error as error:
+            # zlib takes a refusal of memory for an error like others.
+            if str(error).startswith(_NO_MEMORY):
+                raise MemoryError from None
+            raise self._damaged(name, error) from None
+        except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+            raise self._damaged(name, error) from None
 
     def read_if_there(self, name: str) -> bytes | None:
         """Return the bytes of a member, or None when it isn't there. Raises ParseError(CORRUPT) when it is damaged."""
         return self.read(name) if name in self._infos else None
+
+    def _damaged(self, name: str, error: Exception) -> ParseError:
+        return ParseError(Status.CORRUPT, f"{self._what} has a damaged member {name[:200]}: {error}.")
 
 
 def resolve(base: str, target: str) -> str:

@@ -29,6 +29,8 @@ _LEFT_OUT = frozenset(
     {"del", "moveFrom", "sectPr", "instrText", "delText", "rPr", "pPr", "tblPr", "tblGrid", "trPr", "tcPr"}
 )
 _BASED_ON = 20
+# What Word would show of styles that the document doesn't have: most of what there is to parse in most documents.
+_LATENT_STYLES = b"w:latentStyles"
 
 
 def parse(data: bytes, name: str) -> Document:
@@ -107,6 +109,9 @@ class _Walk:
     def notes(self) -> None:
         """Write the footnotes and endnotes that were referred to, and the comments."""
         for kind, marker in (("footnotes", "^"), ("endnotes", "^e"), ("comments", "")):
+            # Word writes notes that are mere lines into every document.
+            if not any(noted_kind == kind for noted_kind, _ in self._noted):
+                continue
             for part in self._package.related(self._part, kind):
                 texts = {attribute(each, "id"): each for each in self._package.tree(part)}
                 for noted_kind, number in list(self._noted):
@@ -256,7 +261,7 @@ def _numbering(properties: Element | None) -> tuple[str, int] | None:
 def _styles(package: ooxml.Package, part: str) -> dict[str, _Style]:
     styles: dict[str, _Style] = {}
     for target in package.related(part, "styles"):
-        for element in children(package.tree(target), "style"):
+        for element in children(package.tree(target, without=_LATENT_STYLES), "style"):
             name = attribute(child(element, "name"), "val") or ""
             properties = child(element, "pPr")
             heading = _HEADING_NAME.fullmatch(name)

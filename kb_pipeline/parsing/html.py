@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from xml.etree.ElementTree import Element, SubElement
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from kb_pipeline.parsing import mathml
 from kb_pipeline.parsing.document import BlockKind, Document
@@ -64,7 +64,11 @@ def write(text: str, writer: Writer, *, below: int = 0) -> tuple[str, dict[str, 
 
     ``below``: what is added to the levels of its headings.
     """
-    tree = LexborHTMLParser(text)
+    try:
+        tree = LexborHTMLParser(text)
+    except SelectolaxError as error:
+        # Any text is a page by the rules of HTML: what stops the parser is a refusal of memory.
+        raise MemoryError from error
     if tree.body is not None:
         _Walk(writer, below).run(tree.body)
     head_title = tree.css_first("title")

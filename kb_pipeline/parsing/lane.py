@@ -34,7 +34,6 @@ _AHEAD_BYTES = 512 * 1024
 _GRACE_SECONDS = 5.0
 _STARTS = 2
 _KILLS = 2
-_ABORTS = frozenset({-signal.SIGABRT, -signal.SIGILL, -signal.SIGTRAP})
 _LAST_NUMBER = 0xFFFF_FFFF
 _DETAIL_CHARACTERS = 1_000
 
@@ -91,8 +90,9 @@ class Lane:
             job = self._jobs.wait(new=True)
             while job is not None:
                 self._work(job)
-                job = self._retry or self._jobs.wait()
-                self._retry = None
+                # While it waits, it must not keep the bytes and the document of the job before.
+                job, self._retry = self._retry, None
+                job = job or self._jobs.wait()
         finally:
             self._end_child()
             self._ended(self)
@@ -183,15 +183,11 @@ class Lane:
             raise Closed
         if death.code == -signal.SIGXCPU:
             self._give_up(Outcome(Status.TIMED_OUT, detail=f"Parsing took longer than {self._limits.seconds:g} s."))
-        elif death.code == wire.OUT_OF_MEMORY:
+        elif death.refused_memory:
             detail = f"Parsing needs more memory than the limit of {self._limits.memory_mib:,} MiB."
             self._blame(child, Outcome(Status.TOO_LARGE, detail=detail))
         else:
             detail = f"The parser process {death}."
-            if death.code in _ABORTS:
-                detail += (
-                    f" Native code ends so when it meets the limit of {self._limits.memory_mib:,} MiB, among other causes."
-                )
             killed = death.code == -signal.SIGKILL
             self._blame(child, Outcome(Status.CRASHED, detail=detail), killed=killed)
 

@@ -40,6 +40,7 @@ class Package:
     def __init__(self, data: bytes, what: str) -> None:
         self._what = what
         self._container = Container(data, what)
+        self._relationships: dict[str, list[Relationship]] = {}
 
     def main_part(self) -> str:
         """Return the name of the part that the package is about. Raises ParseError(CORRUPT) where none is named."""
@@ -50,6 +51,11 @@ class Package:
 
     def relationships(self, part: str) -> list[Relationship]:
         """Return the references from a part ("": the package) to other parts, in the order of the file."""
+        if part not in self._relationships:
+            self._relationships[part] = self._read_relationships(part)
+        return self._relationships[part]
+
+    def _read_relationships(self, part: str) -> list[Relationship]:
         folder, _, name = part.rpartition("/")
         data = self._container.read_if_there(f"{folder}/_rels/{name}.rels".lstrip("/"))
         if data is None:
@@ -68,9 +74,12 @@ class Package:
         """Return the names of the parts that a part refers to as ``kind`` and that are there."""
         return [each.target for each in self.relationships(part) if each.kind == kind and each.target in self._container]
 
-    def tree(self, part: str) -> Element:
-        """Return the root element of a part. Raises ParseError(CORRUPT) where it is missing or not sound."""
-        return trees.parse(self._container.read(part), self._what)
+    def tree(self, part: str, *, without: bytes = b"") -> Element:
+        """Return the root element of a part. Raises ParseError(CORRUPT) where it is missing or not sound.
+
+        ``without``: the name, as it is commonly written, of an element that need not be there.
+        """
+        return trees.parse(_cut(self._container.read(part), without), self._what)
 
     @cached_property
     def properties(self) -> tuple[str, dict[str, str]]:
@@ -87,6 +96,15 @@ class Package:
         )
         metadata |= {key: one_line(found[key]) for key in ("subject", "keywords", "description") if found.get(key)}
         return one_line(found.get("title")), {key: value for key, value in metadata.items() if value}
+
+
+def _cut(data: bytes, name: bytes) -> bytes:
+    """Return XML without the first element of this name, where it is written as expected; else all of it."""
+    if name and (start := data.find(b"<%s " % name)) >= 0:
+        closing = b"</%s>" % name
+        if (end := data.find(closing, start)) >= 0:
+            return data[:start] + data[end + len(closing) :]
+    return data
 
 
 def relationship_id(element: Element | None, name: str = "id") -> str:

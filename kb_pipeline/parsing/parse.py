@@ -19,6 +19,8 @@ from kb_pipeline.statuses import Status
 MAX_ATTACHMENTS = 10_000
 """Items directly inside one. A listing may name more; an item that holds so many is a bomb."""
 
+_NO_ROOM_FOR_LIBRARY = "failed to map segment from shared object"
+
 
 def parse_item(name: str, data: bytes, *, inside: bool = False) -> Outcome:
     """Parse one item, given its file name and all its bytes. Raises nothing because of the item but MemoryError.
@@ -37,15 +39,24 @@ def parse_item(name: str, data: bytes, *, inside: bool = False) -> Outcome:
         return Outcome(error.status, None, parser.id, str(error))
     except MemoryError:
         raise
+    except (ImportError, OSError) as error:
+        # Native code is loaded when it is first needed, within the item's limit.
+        if _NO_ROOM_FOR_LIBRARY in str(error):
+            raise MemoryError from error
+        return _defect(parser.id, error)
     # Every defect of a parser that some file brings to light must cost that file only, never the run.
     except Exception as error:  # noqa: BLE001
-        return Outcome(Status.CRASHED, None, parser.id, f"{type(error).__name__}: {error}")
+        return _defect(parser.id, error)
     if (holds := len(document.attachments)) > MAX_ATTACHMENTS:
         detail = f"{holds:,} items lie inside; the limit is {MAX_ATTACHMENTS:,}."
         return Outcome(Status.TOO_LARGE, None, parser.id, detail)
     if document.media_type == archive.MEDIA_TYPE:
         return Outcome(Status.EXCLUDED, document, parser.id, ARCHIVE)
     return Outcome(Status.PARSED if document.text.strip() else Status.NO_TEXT, document, parser.id)
+
+
+def _defect(parser_id: str, error: Exception) -> Outcome:
+    return Outcome(Status.CRASHED, None, parser_id, f"{type(error).__name__}: {error}")
 
 
 def encodable(outcome: Outcome) -> Outcome:

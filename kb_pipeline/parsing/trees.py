@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import html.entities
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain
 from xml.etree.ElementTree import Element, XMLParser, tostring
 from xml.etree.ElementTree import ParseError as NotWellFormed
 from xml.parsers import expat
@@ -17,6 +19,8 @@ from kb_pipeline.statuses import Status
 
 MAX_DEPTH = 200
 """Elements inside each other; the walks over trees recurse."""
+
+_NO_MEMORY = expat.errors.codes[expat.errors.XML_ERROR_NO_MEMORY]
 
 
 class _RootReached(Exception):
@@ -36,13 +40,13 @@ def parse(data: bytes, what: str, *, encoding: str | None = None) -> Element:
         parser.feed(data)
         root = parser.close()
     except (NotWellFormed, ValueError, LookupError) as error:
-        raise ParseError(Status.CORRUPT, f"{what} is not well-formed XML: {error}.") from None
+        raise _not_well_formed(error, what) from None
     level, depth = [root], 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:
             raise ParseError(Status.CORRUPT, f"{what} is nested more than {MAX_DEPTH} elements deep.")
-        level = [child for element in level for child in element]
+        level = list(chain.from_iterable(level))
     return root
 
 
@@ -63,18 +67,30 @@ def refuse_entities(data: bytes, what: str, encoding: str | None = None) -> None
     except _RootReached:
         pass
     except (expat.ExpatError, ValueError, LookupError) as error:
-        raise ParseError(Status.CORRUPT, f"{what} is not well-formed XML: {error}.") from None
+        raise _not_well_formed(error, what) from None
+
+
+def _not_well_formed(error: Exception, what: str) -> Exception:
+    # Expat takes a refusal of memory for an error like others.
+    if getattr(error, "code", None) == _NO_MEMORY:
+        return MemoryError()
+    return ParseError(Status.CORRUPT, f"{what} is not well-formed XML: {error}.")
 
 
 def local(element: Element) -> str:
     """Return the name of an element without its namespace; "" for comments and processing instructions."""
-    tag = element.tag
+    return _local_name(element.tag)
+
+
+# Asked for every element, several times; a format has a few hundred names.
+@lru_cache(4_096)
+def _local_name(tag: object) -> str:
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
 
 
 def children(element: Element | None, name: str) -> list[Element]:
     """Return the children with a local name."""
-    return [child for child in element if local(child) == name] if element is not None else []
+    return [each for each in element if _local_name(each.tag) == name] if element is not None else []
 
 
 def child(element: Element | None, *path: str) -> Element | None:
@@ -82,7 +98,12 @@ def child(element: Element | None, *path: str) -> Element | None:
     for name in path:
         if element is None:
             return None
-        element = next((each for each in element if local(each) == name), None)
+        for each in element:
+            if _local_name(each.tag) == name:
+                element = each
+                break
+        else:
+            return None
     return element
 
 
@@ -92,7 +113,10 @@ def attribute(element: Element | None, name: str) -> str | None:
         return None
     if (value := element.get(name)) is not None:
         return value
-    return next((value for key, value in element.items() if key.rpartition("}")[2] == name), None)
+    for key, value in element.items():
+        if _local_name(key) == name:
+            return value
+    return None
 
 
 def text_of(element: Element | None) -> str:

@@ -44,8 +44,6 @@ def serve(parse: Parse) -> None:
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
     confine(options["memory_mib"])
-    # Until here an error is told to the parent; from here on nobody listens.
-    _take(2, os.O_WRONLY).close()
     _send(replies, wire.encode_ready({"network": isolation}))
     try:
         while (request := wire.read_request(requests)) is not None:

@@ -29,7 +29,8 @@ class _Raw(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self._fill(len(buffer))
+        # A reader that asks for a whole item passes one buffer for all of it: the item must not be there twice.
+        data = self._fill(min(len(buffer), BLOCK))
         buffer[: len(data)] = data
         return len(data)
 

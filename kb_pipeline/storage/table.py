@@ -153,7 +153,8 @@ class TableWriter:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
         self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=1)
+        # Nobody asks for statistics, and those of a column of whole texts take a text's size several times.
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=1, write_statistics=False)
         self._rows: list[dict[str, Any]] = []
         self._row_bytes = 0
         self._batches: list[pa.RecordBatch] = []
@@ -240,6 +241,11 @@ class Table:
     def batches(self, columns: list[str] | None = None, rows: int = 4_096) -> Iterator[pa.RecordBatch]:
         """The rows in batches of at most ``rows``."""
         yield from self._file.iter_batches(batch_size=rows, columns=columns, use_threads=False)
+
+    def bounded_batches(self, columns: list[str] | None = None, rows: int = 4_096) -> Iterator[pa.RecordBatch]:
+        """The rows in batches of at most ``rows``, and of about ROW_GROUP_BYTES beside the last row: for whole texts."""
+        for group in range(self._file.num_row_groups):
+            yield from self._file.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False)
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """The whole table, or some of its columns."""

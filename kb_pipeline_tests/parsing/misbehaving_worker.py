@@ -47,7 +47,15 @@ def segfault(data: bytes) -> Document:
 
 
 def abort(data: bytes) -> Document:
+    """Abort, the item being what is said before."""
+    sys.stderr.write(data.decode())
+    sys.stderr.flush()
     os.abort()
+
+
+def trap(data: bytes) -> Document:
+    os.kill(os.getpid(), signal.SIGTRAP)
+    raise AssertionError
 
 
 def leave(data: bytes) -> Document:

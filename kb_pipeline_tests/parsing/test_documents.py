@@ -124,6 +124,24 @@ class TestWord:
         )
         assert parse("a.docx", docx(paragraph("text", "x"), parts={"styles": ("s.xml", styles)})).text == "text"
 
+    @pytest.mark.parametrize(
+        "latent",
+        [
+            '<w:latentStyles w:count="1"><w:lsdException w:name="a"/></w:latentStyles>',
+            '<w:latentStyles w:count="0"/>',
+            '<!-- <w:latentStyles "-->',
+        ],
+    )
+    def test_styles_behind_those_that_the_document_does_not_have(self, latent: str) -> None:
+        styles = latent + '<w:style w:styleId="h"><w:name w:val="heading 1"/></w:style>'
+        document = parse("a.docx", docx(paragraph("Title", "h"), parts={"styles": ("s.xml", styles)}))
+        assert document.text == "# Title"
+
+    def test_only_notes_that_are_referred_to_are_read(self) -> None:
+        notes = '<w:footnote w:id="0"><w:p><w:r><w:t>a mere line</w:t></w:r></w:p></w:footnote>'
+        data = docx(paragraph("text"), parts={"footnotes": ("footnotes.xml", notes)})
+        assert parse("a.docx", data).text == "text"
+
     def test_nothing_in_it(self) -> None:
         assert parse("a.docx", docx("")).text == ""
 

@@ -114,7 +114,7 @@ class TestDeaths:
         ("name", "message"),
         [
             ("segfault", "signal 11 (SIGSEGV)"),
-            ("abort", "signal 6 (SIGABRT). Native code ends so when it meets the limit of 256 MiB"),
+            ("trap", "signal 5 (SIGTRAP)"),
             ("kill", "signal 9 (SIGKILL)"),
             ("leave", "exit status 3"),
             ("leave_politely", "exit status 4"),

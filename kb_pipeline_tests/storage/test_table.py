@@ -103,6 +103,8 @@ def test_rows_are_written_in_groups_bounded_by_bytes(storage: Storage, tmp_path:
     import pyarrow.parquet as pq
 
     assert pq.ParquetFile(target).num_row_groups == 5
+    with Table(target) as table:
+        assert [batch.num_rows for batch in table.bounded_batches(rows=64)] == [1] * 5
     assert keys(target) == ["0", "1", "2", "3", "4"]
 
 
