@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from kb_pipeline import tables
 from kb_pipeline.ingestion.plan import Processors, Step
+from kb_pipeline.parsing.document import Block
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.sources.base import Item
 from kb_pipeline.statuses import Status
@@ -68,10 +68,16 @@ def new_row(
             "language": document.metadata.get("language"),
             "metadata": json.dumps(dict(document.metadata), sort_keys=True, ensure_ascii=False),
             "text": document.text,
-            "blocks": [asdict(block) for block in document.blocks],
+            "blocks": [_block(block) for block in document.blocks],
         }
         row["document_hash"] = document_hash(row)
     return row
+
+
+def _block(block: Block) -> dict[str, Any]:
+    # dataclasses.asdict takes ten times as long.
+    path = block.heading_path
+    return {"kind": block.kind, "start": block.start, "end": block.end, "heading_path": path, "page": block.page}
 
 
 def document_hash(row: Mapping[str, Any]) -> str:
