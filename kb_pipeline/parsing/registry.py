@@ -34,7 +34,7 @@ from kb_pipeline.parsing import (
 from kb_pipeline.parsing.document import Document
 
 # To be raised whenever any parser's output, or the choice of the parser, changes for any input.
-PARSERS_VERSION = "2"
+PARSERS_VERSION = "3"
 
 # What ``choose`` needs to see of an item, at most. Bytes.
 HEAD_BYTES = 8_192
@@ -59,7 +59,7 @@ _RST = Parser("rst/1", "text/x-rst", rst.parse)
 _HTML = Parser("html/2", "text/html", html.parse)
 _XML = Parser("xml/1", "application/xml", markup.parse)
 _LATEX = Parser("latex/2", "text/x-tex", latex.parse)
-_CODE = Parser("code/2", "text/x-source", code.parse)
+_CODE = Parser("code/3", "text/x-source", code.parse)
 _NOTEBOOK = Parser("notebook/2", "application/x-ipynb+json", notebook.parse)
 _CSV = Parser("csv/1", "text/csv", tabular.parse_csv)
 _TSV = Parser("tsv/1", "text/tab-separated-values", tabular.parse_tsv)
