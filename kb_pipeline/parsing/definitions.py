@@ -62,10 +62,13 @@ def find(text: str, grammar: str) -> list[Definition]:
         return []
     nodes = list(_nodes(tree.root_node, grammars.load(grammar)[1]))
     position = _characters(source, {edge for node in nodes for edge in (node.start_byte, node.end_byte)})
+    clauses = grammars.GRAMMARS[grammar].clauses
     left = MAX_PATHS_PER_CHARACTER * (len(text) + 65_536)
     outermost: list[Definition] = []
     around: list[Definition] = []
     for node in nodes:
+        if clauses and node.child_by_field_name("name") is None:
+            continue  # in Haskell, the type of a function is a node of the same kind as a function
         start, end = position[node.start_byte], position[node.end_byte]
         while around and around[-1].end <= start:
             around.pop()
@@ -80,6 +83,10 @@ def find(text: str, grammar: str) -> list[Definition]:
             if start <= outer.start:
                 continue  # a definition without a body of its own, like the struct of a typedef
         path = (*(outer.path if outer else ()), _name(node, source))
+        if clauses and beside and beside[-1].path == path and not text[low:start].strip():
+            beside[-1].end = end
+            around.append(beside[-1])
+            continue
         left -= sum(map(len, path))
         if left < 0:
             return []
@@ -145,7 +152,10 @@ def _name(node: Node, source: bytes) -> str:
         named = node.child_by_field_name("type")
     else:
         named = node.child_by_field_name("name") or _declared(node) or _leftmost(node)
-    text = source[named.start_byte : named.end_byte] if named is not None else b""
+    last = named
+    if node.type == "instance":  # in Haskell: the class, and what it is an instance of
+        last = node.child_by_field_name("patterns") or named
+    text = source[named.start_byte : last.end_byte] if named is not None and last is not None else b""
     return " ".join(text.decode("utf-8", "replace").split())[:MAX_NAME] or node.type.partition("_")[0]
 
 

@@ -12,6 +12,7 @@ format anew in each environment whose pins differ.
 from __future__ import annotations
 
 import importlib
+import re
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,29 +22,38 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tree_sitter import Language, Tree
 
-MAX_BYTES = 1 << 18
-"""A longer source isn't parsed: it is data or generated, and hostile text of this length takes a second."""
+MAX_BYTES = 96 * 1024
+"""A longer source isn't parsed: it is data or generated, and single steps of recovery from errors, which nothing interrupts,
+take a time that grows with the square of the length. For hostile text of this one it is seconds."""
 MAX_NESTING = 500
 """A source with more open brackets than this isn't parsed: recovery from them takes minutes."""
 STEPS_PER_BYTE = 0.02
 """Bound on the work of a parse: calls of its progress callback, one per hundred operations, per byte. Sound sources need
 0.005 to 0.02. First of all a count, because the same text should always give the same blocks."""
 FREE_STEPS = 500
-MAX_SECONDS = 1.5
-"""Bound on the processor time of a parse. Sound sources of MAX_BYTES take a tenth of a second. Some grammars make one step
-as dear as a hundred others: without this bound such a text would cost its item, not its tree."""
+MAX_SECONDS = 1.0
+"""Bound on the processor time of a parse. Sound sources of MAX_BYTES take a twentieth of a second. Some grammars make a step
+as dear as a hundred others and keep up to 300 MB a second of it for good: without this bound such a text would cost its
+item. What they keep, the limit of memory ends with the parser process, and no other item is blamed for it."""
+MAX_RUN = 1_000
+"""A source with a longer run of one punctuation mark isn't parsed: scanners of raw strings take gigabytes for it."""
 _PIECE = 65_536
+_RUN = re.compile(rb"([^\w\s])\1{%d}" % MAX_RUN)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"()[]{}"))
 _BRACKETS = dict.fromkeys(b"([{", 1) | dict.fromkeys(b")]}", -1)
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A grammar's package, the function in it that returns the language, and the types of nodes that define things."""
+    """A grammar's package, the function in it that returns the language, and the types of nodes that define things.
+
+    ``clauses``: whether definitions of the same name side by side are parts of one, as in Haskell.
+    """
 
     package: str
     definitions: str
     function: str = "language"
+    clauses: bool = False
 
 
 _C = "function_definition struct_specifier union_specifier enum_specifier type_definition"
@@ -52,8 +62,6 @@ _TYPESCRIPT = f"{_JAVASCRIPT} abstract_class_declaration interface_declaration e
 _PHP = "class_declaration interface_declaration trait_declaration enum_declaration method_declaration function_definition"
 _OCAML = "module_definition module_type_definition type_definition value_definition value_specification class_definition"
 
-# None for Kotlin and Haskell: on hostile text tree-sitter-kotlin 1.1 and tree-sitter-haskell 0.24 take hundreds of MB
-# that they never give back, and a parser process serves many items.
 GRAMMARS = {
     "python": Grammar("tree-sitter-python", "class_definition function_definition"),
     "c": Grammar("tree-sitter-c", _C),
@@ -79,11 +87,15 @@ GRAMMARS = {
     "ruby": Grammar("tree-sitter-ruby", "module class method singleton_method"),
     "php": Grammar("tree-sitter-php", _PHP, "language_php"),
     "shell": Grammar("tree-sitter-bash", "function_definition"),
+    "kotlin": Grammar("tree-sitter-kotlin", "class_declaration object_declaration function_declaration"),
     "scala": Grammar(
         "tree-sitter-scala", "class_definition object_definition trait_definition enum_definition function_definition"
     ),
     "swift": Grammar("tree-sitter-swift", "class_declaration protocol_declaration function_declaration init_declaration"),
     "lua": Grammar("tree-sitter-lua", "function_declaration"),
+    "haskell": Grammar(
+        "tree-sitter-haskell", "data_type newtype class instance signature function bind type_synonym", clauses=True
+    ),
     "julia": Grammar(
         "tree-sitter-julia",
         "module_definition struct_definition abstract_definition function_definition macro_definition",
@@ -112,13 +124,13 @@ def load(name: str) -> tuple[Language, frozenset[int]]:
 
 
 def parse(name: str, source: bytes) -> Tree | None:
-    """Return the tree of a UTF-8 source, or None beyond MAX_BYTES, MAX_NESTING, STEPS_PER_BYTE or MAX_SECONDS.
+    """Return the tree of a UTF-8 source, or None beyond any of the bounds above. Raises MemoryError.
 
     What is wrong in the source is skipped over as well as can be.
     """
     from tree_sitter import Parser
 
-    if len(source) > MAX_BYTES or _nesting(source) > MAX_NESTING:
+    if len(source) > MAX_BYTES or _nesting(source) > MAX_NESTING or _RUN.search(source):
         return None
     steps = 0
     end = time.thread_time() + MAX_SECONDS
@@ -135,6 +147,8 @@ def parse(name: str, source: bytes) -> Tree | None:
         return Parser(load(name)[0]).parse(read, encoding="utf8", progress_callback=stop)
     except ValueError:  # the callback stopped it
         return None
+    except SystemError as error:  # a MemoryError that the library let pass, and came upon at the next call of Python
+        raise MemoryError from error
 
 
 def _nesting(source: bytes) -> int:

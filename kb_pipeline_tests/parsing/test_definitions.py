@@ -36,9 +36,15 @@ SAMPLES = {
     "ruby": ("module M\n  class A\n    def f\n    end\n    def self.g; end\n  end\nend\n", ["M", "A", "f", "g"]),
     "php": ("<?php\nclass A {\n  function f() {}\n}\nfunction g() {}\n", ["A", "f", "g"]),
     "shell": ("f() {\n  echo 1\n}\n", ["f"]),
+    "kotlin": ("class A {\n  fun f(): Int = 1\n}\nobject O { }\n", ["A", "f", "O"]),
     "scala": ("object O {\n  def f(x: Int): Int = {\n    x\n  }\n}\ntrait T\n", ["O", "f", "T"]),
     "swift": ("class A {\n  init() {}\n  func f() -> Int { 1 }\n}\nprotocol P {}\n", ["A", "init", "f", "P"]),
     "lua": ("function f(x)\n  return x\nend\nfunction M.h() end\n", ["f", "M.h"]),
+    "haskell": (
+        "data T = A | B\n\nclass Foo a where\n  bar :: a -> Int\n\ninstance Foo T where\n  bar B = 0\n\n"
+        "f :: Int -> Int\nf 0 = 1\nf x = 2\n",
+        ["T", "Foo", "bar", "Foo T", "bar", "f"],
+    ),
     "julia": ("module M\nstruct P{T}\n  x::T\nend\nfunction Base.show(x::P)\nend\nend\n", ["M", "P", "Base.show"]),
     "ocaml": ("module M = struct\n  let f x = x + 1\nend\ntype t = A | B\nlet () = f ()\n", ["M", "f", "t", "value"]),
     "ocaml_interface": ("module M : sig\n  val g : int -> int\nend\n", ["M", "g"]),
@@ -46,8 +52,25 @@ SAMPLES = {
 }  # fmt: skip
 EXTENSIONS = {
     **{"python": "py", "c": "c", "cpp": "cpp", "javascript": "js", "typescript": "ts", "tsx": "tsx", "java": "java"},
-    **{"csharp": "cs", "go": "go", "rust": "rs", "ruby": "rb", "php": "php", "shell": "sh", "scala": "scala"},
-    **{"swift": "swift", "lua": "lua", "julia": "jl", "ocaml": "ml", "ocaml_interface": "mli", "sql": "sql"},
+    **{
+        "csharp": "cs",
+        "go": "go",
+        "rust": "rs",
+        "ruby": "rb",
+        "php": "php",
+        "shell": "sh",
+        "kotlin": "kt",
+        "scala": "scala",
+    },
+    **{
+        "swift": "swift",
+        "lua": "lua",
+        "haskell": "hs",
+        "julia": "jl",
+        "ocaml": "ml",
+        "ocaml_interface": "mli",
+        "sql": "sql",
+    },
 }
 
 PINS = {
@@ -57,9 +80,11 @@ PINS = {
     "tree-sitter-c-sharp": "0.23.5",
     "tree-sitter-cpp": "0.23.4",
     "tree-sitter-go": "0.25.0",
+    "tree-sitter-haskell": "0.24.1",
     "tree-sitter-java": "0.23.5",
     "tree-sitter-javascript": "0.25.0",
     "tree-sitter-julia": "0.23.1",
+    "tree-sitter-kotlin": "1.1.0",
     "tree-sitter-lua": "0.5.0",
     "tree-sitter-ocaml": "0.26.0",
     "tree-sitter-php": "0.25.1",
@@ -87,7 +112,7 @@ def test_every_grammar_has_a_sample_and_a_file_name() -> None:
     assert set(SAMPLES) == set(EXTENSIONS) == set(grammars.GRAMMARS)
     spoken = {code.language(f"a.{extension}") for extension in EXTENSIONS.values()}
     assert spoken <= set(grammars.GRAMMARS)
-    assert len(spoken) == 18
+    assert len(spoken) == 20
 
 
 @pytest.mark.parametrize("grammar", SAMPLES)
@@ -163,7 +188,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("grammar", ["python", "javascript", "cpp", "typescript", "swift", "sql", "ocaml"])
+@pytest.mark.parametrize("grammar", ["python", "javascript", "cpp", "csharp", "kotlin", "haskell", "scala", "sql"])
 @pytest.mark.parametrize("piece", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_source_takes_no_long_time(grammar: str, piece: str) -> None:
     source = piece * (grammars.MAX_BYTES // len(piece))
@@ -175,7 +200,7 @@ def test_a_hostile_source_takes_no_long_time(grammar: str, piece: str) -> None:
 
 def test_a_source_beyond_the_bounds_is_parted_at_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     source = SAMPLES["python"][0]
-    for much in ("# " + "x" * grammars.MAX_BYTES, "(" * (grammars.MAX_NESTING + 1)):
+    for much in ("# " + "x" * grammars.MAX_BYTES, "(" * (grammars.MAX_NESTING + 1), "#" * 2 * grammars.MAX_RUN):
         found = blocks(code.parse(f"{source}\n{much}".encode(), "a.py"))
         assert found == [((), source.rstrip()), ((), much)]
     assert definitions.find(source * 50, "python")
@@ -192,8 +217,8 @@ def test_a_hostile_source_costs_neither_its_item_nor_its_process() -> None:
     with ParserPool(size=1) as pool:
         pool.parse("a.py", b"x = 1")
         (pid,) = pool.pids()
-        for name, piece in (("a.swift", b"def f(): pass\n"), ("a.py", b"("), ("a.py", b"-"), ("a.js", b"do ")):
-            outcome = pool.parse(name, piece * ((1 << 18) // len(piece)))
+        for name, piece in (("a.kt", b"a,"), ("a.swift", b"#"), ("a.py", b"("), ("a.py", b"-"), ("a.js", b"do ")):
+            outcome = pool.parse(name, piece * (grammars.MAX_BYTES // len(piece)))
             assert outcome.document is not None, outcome.detail
         assert pool.pids() == [pid]
 
