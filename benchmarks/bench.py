@@ -34,8 +34,9 @@ def commands(documents: Path, formats: Path, retrieval: Sequence[Path]) -> dict[
     for folder in retrieval:
         found[f"retrieval-{folder.name}"] = ["benchmarks/retrieval.py", str(folder)]
     found |= {"noop": ["benchmarks/noop.py"], "ui": ["benchmarks/ui.py"]}
-    found |= {"parsing": ["benchmarks/parsing.py", str(formats), "--rounds", "5"]}
-    return found | {"memory": ["benchmarks/memory.py"], "sandbox": ["benchmarks/sandbox.py", str(documents)]}
+    found |= {"parsing": ["benchmarks/parsing.py", str(formats), "--rounds", "5"], "memory": ["benchmarks/memory.py"]}
+    found |= {"sandbox": ["benchmarks/sandbox.py", str(documents)]}
+    return found | {"chunking": ["benchmarks/chunking.py", str(documents), str(formats)]}
 
 
 def run(part: str, command: Sequence[str]) -> None:
@@ -116,7 +117,9 @@ def page(text: str, documents: Mapping[str, Mapping[str, Any]]) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="ingest, noop, ui, parsing, sandbox, … (default: all)")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="ingest, noop, ui, parsing, sandbox, chunking (default: all)"
+    )
     parser.add_argument("--documents", type=Path, default=DEMO / "handbook", metavar="FOLDER", help="Markdown files")
     parser.add_argument("--formats", type=Path, default=DEMO, metavar="FOLDER", help="files of all formats")
     parser.add_argument("--retrieval", type=Path, nargs="*", default=[], metavar="BEIR_FOLDER", help="judged collections")

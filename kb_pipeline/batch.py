@@ -89,7 +89,7 @@ def process_batch(
                 storage,
                 _PARTITION,
                 workspace.tokenizer,
-                workspace.chunker,
+                workspace.chunkers,
                 on_progress=lambda done, total: report("chunks", done, total),
             ).publish(lease)
         with (
@@ -113,7 +113,10 @@ def _embed(cut: pa.Table, workspace: Workspace, report: Progress) -> Vectors:
         done += texts
         report("embeddings", done, len(numbers))
 
-    vectors = workspace.embedder.embed(distinct["text"].to_pylist(), distinct["n_tokens"].to_pylist(), embedded)
+    texts = [
+        prefix + text for prefix, text in zip(*(distinct[name].to_pylist() for name in ("prefix", "text")), strict=True)
+    ]
+    vectors = workspace.embedder.embed(texts, distinct["n_tokens"].to_pylist(), embedded)
     return vectors[np.array(place, np.int64)]
 
 

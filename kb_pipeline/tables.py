@@ -15,7 +15,7 @@ SOURCE_FINGERPRINT = b"kb.source_fingerprint"
 """Fingerprint of the upstream table this one was made from: a chain is consistent when these link up."""
 
 RECIPE = b"kb.recipe"
-"""Fingerprint of the settings a table was made with (chunker and tokenizer, or model id)."""
+"""Fingerprint of the settings a table was made with (of chunks: JSON, one per media type; of embeddings: the model id)."""
 
 LISTING_INFO = b"kb.listing"
 """JSON of ``ingestion.listing.ListingInfo``: who listed, when, digest, number of items."""
@@ -107,13 +107,15 @@ CHUNKS = pa.schema(
         _field("modified", _TIME, "last change at the source, where it knows"),
         _field("ordinal", pa.int32(), "position of the chunk in its document, from 0", nullable=False),
         _field("text", pa.string(), "the chunk: document text[start:end]", nullable=False),
-        _field("text_sha256", pa.string(), "SHA-256 of the text in UTF-8 (hex): key in the vector store", nullable=False),
+        _field("prefix", pa.string(), "table header that is embedded before the text; mostly empty", nullable=False),
+        _field("text_sha256", pa.string(), "SHA-256 (hex) of prefix and text: key in the vector store", nullable=False),
         _field("start", pa.int64(), "first character in the document's text", nullable=False),
         _field("end", pa.int64(), "one past the last character", nullable=False),
-        _field("n_tokens", pa.int32(), "the model's own tokens, without special ones", nullable=False),
+        _field("n_tokens", pa.int32(), "the model's own tokens of prefix and text, without special ones", nullable=False),
         _field("page", pa.int32(), "page or slide, from 1, where the format has them"),
         _field("heading_path", pa.list_(pa.string()), "headings above the chunk, outermost first", nullable=False),
-        _field("kind", pa.string(), "kind of the block the chunk starts in", nullable=False),
+        _field("kind", pa.string(), "kind of block that most of the chunk belongs to", nullable=False),
+        _field("partial", pa.string(), "formula, code or table (a row) if a part of one too long for a chunk is in it"),
     ]
 )
 

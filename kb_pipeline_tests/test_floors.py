@@ -20,7 +20,7 @@ FLOORS = [
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-SAME_FLOOR = {("settings", "sources"), ("sources", "settings"), ("chunking", "parsing")}
+SAME_FLOOR = {("settings", "sources"), ("sources", "settings"), ("chunking", "parsing"), ("settings", "chunking")}
 KNOW_DAGSTER = {"defs", "definitions", "orchestrator", "environment", "cli"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -55,3 +55,9 @@ def test_imports_run_downwards(path: Path) -> None:
             continue
         below = LEVEL[parts[1]] < LEVEL[room] or (room, parts[1]) in SAME_FLOOR
         assert below, f"{room} (floor {LEVEL[room]}) imports {module} (floor {LEVEL[parts[1]]})"
+
+
+def test_syntax_trees_are_drawn_in_the_parser_processes_only() -> None:
+    """Native code over hostile bytes: ``parsing`` runs where it may be killed."""
+    users = {room_of(path) for path in MODULES if "tree_sitter" in path.read_text(encoding="utf-8")}
+    assert users == {"parsing"}

@@ -1,17 +1,18 @@
 """Spans that chunks keep whole: formulas, code, table rows and headings.
 
-What belongs here: what must not be cut. What doesn't: where to cut instead (breaks), and whether a span fits (chunker).
+What belongs here: what must not be cut. What doesn't: where to cut instead (breaks), and whether a span fits (cutter).
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from kb_pipeline.parsing.document import BlockKind, Document
-from kb_pipeline.parsing.spans import line_spans
+from kb_pipeline.chunking.layout import Span
+from kb_pipeline.chunking.tables import rows
+from kb_pipeline.parsing.document import Block, BlockKind
 
 _WHOLE = frozenset({BlockKind.CODE, BlockKind.FORMULA, BlockKind.HEADING})
 _FORMULA_ENVIRONMENTS = (
@@ -22,7 +23,7 @@ _FORMULA_ENVIRONMENTS = (
 class Atoms:
     """Sorted, disjoint spans ``(start, end)`` that no cut may fall inside."""
 
-    def __init__(self, spans: list[tuple[int, int]]) -> None:
+    def __init__(self, spans: Sequence[Span]) -> None:
         self._starts = [start for start, _ in spans]
         self._ends = [end for _, end in spans]
 
@@ -30,6 +31,11 @@ class Atoms:
         """Tell whether a cut at ``position`` leaves every span whole."""
         before = bisect_left(self._starts, position) - 1
         return before < 0 or self._ends[before] <= position
+
+    def around(self, position: int) -> Span | None:
+        """Return the span that holds the character at ``position``, or None."""
+        i = bisect_right(self._starts, position) - 1
+        return (self._starts[i], self._ends[i]) if i >= 0 and position < self._ends[i] else None
 
     def edges(self, low: int, high: int) -> Iterator[int]:
         """Yield the ends and starts of spans in ``(low, high]``, the last first."""
@@ -42,34 +48,55 @@ class Atoms:
                 yield self._starts[i]
 
 
-def find_atoms(document: Document, max_characters: int) -> Iterator[tuple[int, int]]:
-    """Yield the spans of ``document`` to keep whole, in order. Inline ones are sought up to ``max_characters`` long.
+def find_atoms(
+    text: str, blocks: Sequence[Block], max_characters: int, *, quoted_rows: bool = False
+) -> Iterator[tuple[int, int, BlockKind]]:
+    """Yield the spans of ``text`` to keep whole, in order. Inline ones are sought up to about ``max_characters`` long.
 
-    Whole blocks of code, formulas and headings; the lines of tables; and inside all other text TeX formulas
-    (``$…$``, ``\\(…\\)``, ``$$…$$``, ``\\[…\\]``, environments) and code between backticks.
+    Whole blocks of code, formulas and headings; the rows of tables (in quotes, they may have line ends, if
+    ``quoted_rows``); and inside all other text TeX formulas (``$…$``, ``\\(…\\)``, ``$$…$$``, ``\\[…\\]``,
+    environments) and code between backticks.
     """
-    text = document.text
-    inline = _inline(max_characters)
-    if not document.blocks:
-        for match in inline.finditer(text):
-            yield match.span()
-    for block in document.blocks:
+    if not blocks:
+        yield from find_inline(text, 0, len(text), max_characters)
+    for block in blocks:
         if block.kind in _WHOLE:
-            yield block.start, block.end
+            yield block.start, block.end, block.kind
         elif block.kind is BlockKind.TABLE:
-            yield from line_spans(text, block.start, block.end)
+            for start, end in rows(text, block.start, block.end, quoted=quoted_rows):
+                yield start, end, BlockKind.TABLE
         else:
-            for match in inline.finditer(text, block.start, block.end):
-                yield match.span()
+            yield from find_inline(text, block.start, block.end, max_characters)
+
+
+def find_formulas(text: str, blocks: Sequence[Block], max_characters: int) -> Iterator[Span]:
+    """Yield the formulas of ``text``, in order: the blocks that are one, and TeX inside all others but code."""
+    if not blocks:
+        blocks = (Block(BlockKind.PARAGRAPH, 0, len(text)),)
+    for block in blocks:
+        if block.kind is BlockKind.FORMULA:
+            yield block.start, block.end
+        elif block.kind is not BlockKind.CODE:
+            for start, end, kind in find_inline(text, block.start, block.end, max_characters):
+                if kind is BlockKind.FORMULA:
+                    yield start, end
+
+
+def find_inline(text: str, start: int, end: int, max_characters: int) -> Iterator[tuple[int, int, BlockKind]]:
+    """Yield the TeX formulas and the code between backticks in ``text[start:end]``, in order."""
+    for match in _inline(max_characters).finditer(text, start, end):
+        kind = BlockKind.CODE if text[match.start()] == "`" else BlockKind.FORMULA
+        yield match.start(), match.end(), kind
 
 
 @lru_cache(maxsize=8)
 def _inline(longest: int) -> re.Pattern[str]:
-    # Every repeat has a bound: openings that nothing closes must not each search the whole text.
-    near = min(longest, 400)
+    # Every repeat has a bound: openings that nothing closes must not each search the whole text. The two forms whose
+    # search ends at the next opening may look further, so that formulas too long for a chunk are noticed.
+    near, far = min(longest, 400), 4 * longest
     return re.compile(
-        rf"\$\$[^$]{{1,{longest}}}?\$\$"
-        rf"|\\\[(?:[^\\]|\\(?!\[)){{1,{longest}}}?\\\]"
+        rf"\$\$[^$]{{1,{far}}}?\$\$"
+        rf"|\\\[(?:[^\\]|\\(?!\[)){{1,{far}}}?\\\]"
         rf"|\\\((?:[^\\]|\\(?!\()){{1,{near}}}?\\\)"
         rf"|\\begin\{{(?P<e>(?:{_FORMULA_ENVIRONMENTS})\*?)\}}.{{0,{longest}}}?\\end\{{(?P=e)\}}"
         rf"|(?<![\\$])\$(?![\s$])(?:\\.|[^$\\\n]|\n(?![ \t]*\n)){{1,{near}}}?(?<![\s\\])\$(?!\d)"

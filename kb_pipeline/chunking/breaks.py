@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kb_pipeline.chunking.atoms import Atoms
-from kb_pipeline.parsing.document import BlockKind, Document
+from kb_pipeline.parsing.document import Block, BlockKind
 
 _BLANK_LINES = re.compile(r"\n[ \t\r\f\v]*\n(?:[ \t\r\f\v]*\n)*")
 _ITEM = re.compile(r"^(?=[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t])", re.M)
@@ -21,18 +21,19 @@ _SPACE = re.compile(r"[ \t\n\r]+")
 _PUNCTUATION = re.compile(r"[^\w\s]")
 _SENTENCE_ENDS = (".", "!", "?", ":", ";", "。", "！", "？", '."', ".)")
 _LINED = frozenset({BlockKind.CODE, BlockKind.TABLE, BlockKind.LIST, BlockKind.FORMULA})
+_NO_PROSE = frozenset({BlockKind.CODE, BlockKind.TABLE})
 # A cut is sought in this last part of the window before anything weaker is taken from it.
 _SEARCHED = 0.6
 
 
 class Breaks:
-    """The places to cut one document."""
+    """The places to cut one text."""
 
-    def __init__(self, document: Document, atoms: Atoms) -> None:
-        self._text = document.text
+    def __init__(self, text: str, blocks: Sequence[Block], atoms: Atoms) -> None:
+        self._text = text
         self._atoms = atoms
-        self._blocks = document.blocks
-        self._starts = [block.start for block in document.blocks]
+        self._blocks = blocks
+        self._starts = [block.start for block in blocks]
 
     def best(self, start: int, low: int, high: int) -> int | None:
         """Return where to end a chunk that begins at ``start``: a position in ``(low, high]``, or None.
@@ -72,22 +73,23 @@ class Breaks:
         return indent if self._text[indent - 1 : indent] == "\n" else position
 
     def _at_items(self, low: int, high: int) -> Iterator[int]:
-        return _matches(_ITEM, self._text, low, high)
+        # What looks like a list item in code is a line of a comment, or a sum.
+        return (place for place in _matches(_ITEM, self._text, low, high) if not self._is_in(_NO_PROSE, place))
 
     def _at_lines(self, low: int, high: int) -> Iterator[int]:
         return _matches(_LINE, self._text, low, high)
 
     def _at_strong_lines(self, low: int, high: int) -> Iterator[int]:
         for place in self._at_lines(low, high):
-            if self._text[max(low, place - 4) : place].rstrip().endswith(_SENTENCE_ENDS) or self._is_lined(place):
+            if self._text[max(low, place - 4) : place].rstrip().endswith(_SENTENCE_ENDS) or self._is_in(_LINED, place):
                 yield place
 
     def _at_sentences(self, low: int, high: int) -> Iterator[int]:
         return _matches(_SENTENCE, self._text, low, high)
 
-    def _is_lined(self, position: int) -> bool:
+    def _is_in(self, kinds: frozenset[BlockKind], position: int) -> bool:
         i = bisect_left(self._starts, position) - 1
-        return i >= 0 and self._blocks[i].kind in _LINED
+        return i >= 0 and self._blocks[i].kind in kinds
 
 
 def _matches(pattern: re.Pattern[str], text: str, low: int, high: int) -> Iterator[int]:

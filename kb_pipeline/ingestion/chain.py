@@ -119,7 +119,7 @@ class Chain:
                 workspace.storage,
                 partition,
                 workspace.tokenizer,
-                workspace.chunker,
+                workspace.chunkers,
                 on_progress=self._reporter(partition, "chunks"),
             )
             yield Pending(staged, lease)

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kb_pipeline import tables
-from kb_pipeline.chunking.chunker import CHUNKER_VERSION, ChunkerSettings, chunk
+from kb_pipeline.chunking import chunker
+from kb_pipeline.chunking.settings import Chunkers
 from kb_pipeline.chunking.tokenizer import Tokenizer
 from kb_pipeline.parsing.document import Block, BlockKind, Document
 from kb_pipeline.storage import identity
@@ -20,32 +21,38 @@ from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged, Storage, Table
 
 
-def recipe(tokenizer: Tokenizer, settings: ChunkerSettings) -> str:
-    """Fingerprint of all that decides where chunks are cut."""
-    knobs = (settings.tokens, settings.overlap, settings.respect_headings)
-    return identity.digest("recipe", CHUNKER_VERSION, tokenizer.fingerprint, *knobs)
+def recipe(tokenizer: Tokenizer, chunkers: Chunkers, media_type: str) -> str:
+    """Fingerprint of all that decides where documents of a media type are cut."""
+    settings = chunkers.settings(media_type)
+    knobs = (settings.chunker.value, settings.tokens, settings.overlap, settings.respect_headings)
+    return identity.digest("recipe", chunker.CHUNKER_VERSION, tokenizer.fingerprint, *knobs)
 
 
 def update(
     storage: Storage,
     partition: Partition,
     tokenizer: Tokenizer,
-    settings: ChunkerSettings,
+    chunkers: Chunkers,
     *,
     on_progress: Callable[[int, int], None],
 ) -> Staged:
     """Bring a partition's chunks in step with its documents; written aside, not published.
 
+    Cut anew are documents that changed, and those of media types whose recipe did.
     Raises FileNotFoundError when the partition has no documents yet.
     """
     target = storage.table_path("chunks", partition)
-    made_with = recipe(tokenizer, settings)
     with Table(storage.table_path("documents", partition)) as documents:
+        media_types = pc.unique(documents.read(["media_type"]).column(0).drop_null()).to_pylist()
+        recipes = {each: recipe(tokenizer, chunkers, each) for each in sorted(media_types)}
+        made_with = json.dumps(recipes)
         previous = Table.open(target)
-        if previous is not None and previous.annotation(tables.RECIPE) != made_with:
+        before = _recipes(previous)
+        same = pa.array([each for each, made in recipes.items() if before.get(each) == made], pa.string())
+        if previous is not None and not len(same):
             previous.close()
             previous = None
-        if previous is not None and previous.annotation(tables.SOURCE_FINGERPRINT) == documents.fingerprint:
+        if previous is not None and before == recipes and _source(previous) == documents.fingerprint:
             with previous:
                 on_progress(documents.num_rows, documents.num_rows)
                 return Staged(target, None, previous.fingerprint, {"chunks": previous.num_rows})
@@ -58,6 +65,7 @@ def update(
                     for batch in previous.batches():
                         stays = batch.filter(pc.is_in(batch["document_hash"], wanted))
                         stays = stays.filter(pc.equal(stays["partition"], partition.key))
+                        stays = stays.filter(pc.is_in(stays["media_type"], same))
                         reused.update(stays["document_hash"].to_pylist())
                         hashes.extend(stays["row_hash"].to_pylist())
                         writer.batch(stays)
@@ -67,7 +75,7 @@ def update(
                 new = [each not in reused for each in fresh["document_hash"].to_pylist()]
                 fresh = fresh.filter(pa.array(new, pa.bool_()))
                 for row in fresh.to_pylist():
-                    for chunk_row in cut(partition, row, tokenizer, settings):
+                    for chunk_row in cut(partition, row, tokenizer, chunkers):
                         hashes.append(chunk_row["row_hash"])
                         writer.row(chunk_row)
                 done += batch.num_rows
@@ -83,9 +91,22 @@ def update(
     return Staged(target, writer.path, fingerprint, {"chunks": len(hashes)})
 
 
-def cut(
-    partition: Partition, row: Mapping[str, Any], tokenizer: Tokenizer, settings: ChunkerSettings
-) -> Iterator[dict[str, Any]]:
+def _recipes(table: Table | None) -> dict[str, str]:
+    """Media type -> recipe its chunks were made with; empty for what another version wrote."""
+    if table is None:
+        return {}
+    try:
+        found = json.loads(table.annotation(tables.RECIPE))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _source(table: Table) -> str:
+    return table.annotation(tables.SOURCE_FINGERPRINT)
+
+
+def cut(partition: Partition, row: Mapping[str, Any], tokenizer: Tokenizer, chunkers: Chunkers) -> Iterator[dict[str, Any]]:
     """Yield the chunk rows of one row of a documents table. A blank document has none."""
     document = Document(
         text=row["text"],
@@ -100,9 +121,10 @@ def cut(
     if not document.text.strip():
         return
     seen: Counter[str] = Counter()
-    for ordinal, piece in enumerate(chunk(document, tokenizer, settings)):
+    settings = chunkers.settings(document.media_type)
+    for ordinal, piece in enumerate(chunker.chunk(document, tokenizer, settings)):
         text = document.text[piece.start : piece.end]
-        sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        sha256 = hashlib.sha256((piece.prefix + text).encode("utf-8", "surrogatepass")).hexdigest()
         chunk_row: dict[str, Any] = {
             "chunk_id": identity.chunk_id(row["document_id"], sha256, seen[sha256]),
             "document_id": row["document_id"],
@@ -117,6 +139,7 @@ def cut(
             "modified": row["modified"],
             "ordinal": ordinal,
             "text": text,
+            "prefix": piece.prefix,
             "text_sha256": sha256,
             "start": piece.start,
             "end": piece.end,
@@ -124,6 +147,7 @@ def cut(
             "page": piece.page,
             "heading_path": list(piece.heading_path),
             "kind": piece.kind,
+            "partial": piece.partial,
         }
         chunk_row["row_hash"] = identity.digest("row", *chunk_row.values())
         seen[sha256] += 1

@@ -84,15 +84,15 @@ def _windows(chunks: Table, known: set[str], window_bytes: int) -> Iterator[tupl
     texts: dict[str, str] = {}
     n_tokens: dict[str, int] = {}
     size = 0
-    for batch in chunks.batches(["text_sha256", "text", "n_tokens"]):
+    for batch in chunks.batches(["text_sha256", "prefix", "text", "n_tokens"]):
         for row in batch.to_pylist():
             key = row["text_sha256"]
             if key in seen:
                 continue
             seen.add(key)
-            texts[key] = row["text"]
+            texts[key] = row["prefix"] + row["text"]
             n_tokens[key] = row["n_tokens"]
-            size += len(row["text"])
+            size += len(texts[key])
             if size >= window_bytes:
                 yield texts, n_tokens
                 texts, n_tokens, size = {}, {}, 0

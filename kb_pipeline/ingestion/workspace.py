@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from kb_pipeline.chunking.chunker import ChunkerSettings
+from kb_pipeline.chunking.settings import Chunkers, ChunkerSettings, Override
 from kb_pipeline.chunking.tokenizer import Tokenizer
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.embedding.model_files import ModelFiles, resolve
@@ -73,12 +73,21 @@ class Workspace:
         return Tokenizer(self.model.tokenizer_path.parent)
 
     @property
-    def chunker(self) -> ChunkerSettings:
+    def chunkers(self) -> Chunkers:
         """How documents are cut; never longer than the model reads."""
-        chunking = self.settings.chunking
-        tokens = min(chunking.tokens or self.model.max_tokens, self.model.max_tokens)
+        chunking, most = self.settings.chunking, self.model.max_tokens
         try:
-            return ChunkerSettings(tokens, chunking.overlap, chunking.respect_headings)
+            general = ChunkerSettings(min(chunking.tokens or most, most), chunking.overlap, chunking.respect_headings)
+            overrides = {
+                media_type: Override(
+                    each.chunker,
+                    None if each.tokens is None else min(each.tokens, most),
+                    each.overlap,
+                    each.respect_headings,
+                )
+                for media_type, each in chunking.by_media_type.items()
+            }
+            return Chunkers(general, overrides)
         except ValueError as error:  # an overlap that only the model's own maximum makes too large
             raise ConfigError([Problem(str(error), key="chunking")], self.settings.path) from None
 

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
 
+from kb_pipeline.chunking.settings import MIN_TOKENS, ChunkerName
 from kb_pipeline.settings.cron import check_cron
 from kb_pipeline.settings.profiles import PROFILES, Profile, ProfileName
 from kb_pipeline.sources.base import SourceConfig, SourceContext
@@ -23,6 +24,7 @@ from kb_pipeline.sources.upload import UploadConfig
 INBOX = "inbox"
 """Name of the upload connection that always exists."""
 
+_MEDIA_TYPE = re.compile(r"[a-z]+/(?:[a-z0-9][a-z0-9.+-]*|\*)")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 
 
@@ -60,12 +62,24 @@ class ModelSettings(_Section):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(default="auto", description="Numeric type.")
 
 
+class MediaTypeChunking(_Section):
+    """How documents of one media type are cut, where that differs."""
+
+    chunker: ChunkerName | None = Field(default=None, description="What the text is taken for.")
+    tokens: int | None = Field(default=None, ge=MIN_TOKENS, description="Tokens per chunk.")
+    overlap: int | None = Field(default=None, ge=0, description="Tokens that neighbouring chunks share.")
+    respect_headings: bool | None = Field(default=None, description="Never put text of two sections into one chunk.")
+
+
 class Chunking(_Section):
     """How documents are cut."""
 
-    tokens: int | None = Field(default=None, ge=32, description="Tokens per chunk; null: the model's own maximum.")
+    tokens: int | None = Field(default=None, ge=MIN_TOKENS, description="Tokens per chunk; null: the model's own maximum.")
     overlap: int = Field(default=0, ge=0, description="Tokens that neighbouring chunks share.")
     respect_headings: bool = Field(default=True, description="Never put text of two sections into one chunk.")
+    by_media_type: Mapping[str, MediaTypeChunking] = Field(
+        default={}, description="What differs for a media type like text/csv, or for a family like text/*."
+    )
 
     @field_validator("overlap")
     @classmethod
@@ -74,6 +88,20 @@ class Chunking(_Section):
         if tokens is not None and overlap > tokens // 2:
             raise ValueError(f"expected at most half of chunking.tokens ({tokens})")
         return overlap
+
+    @field_validator("by_media_type")
+    @classmethod
+    def _check_media_types(
+        cls, by_media_type: Mapping[str, MediaTypeChunking], info: ValidationInfo
+    ) -> Mapping[str, MediaTypeChunking]:
+        for name, each in by_media_type.items():
+            if not _MEDIA_TYPE.fullmatch(name):
+                raise ValueError(f'expected media types like text/csv or text/*, not "{name}"')
+            tokens = each.tokens or info.data.get("tokens")
+            overlap = info.data.get("overlap", 0) if each.overlap is None else each.overlap
+            if tokens is not None and overlap > tokens // 2:
+                raise ValueError(f"{name}: expected an overlap of at most half of tokens ({tokens}), not {overlap}")
+        return by_media_type
 
 
 class Sensors(_Section):

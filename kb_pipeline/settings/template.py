@@ -55,6 +55,7 @@ chunking:
   tokens: null                    # tokens per chunk; null: as many as the model takes
   overlap: 0                      # tokens that neighbouring chunks share
   respect_headings: true          # never put text of two sections into one chunk
+  by_media_type: {}               # what differs, e.g. {text/csv: {chunker: table, tokens: 128}, "text/*": {overlap: 20}}
 
 # How change is noticed, and how often everything is checked.
 sensors:

@@ -276,7 +276,7 @@ def test_a_change_of_shards_keeps_the_last_good_version_though_another_change_wa
 
 
 def test_chunks_of_untouched_documents_are_carried_over_not_cut_again(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kb_pipeline.chunking.chunker import ChunkerSettings
+    from kb_pipeline.chunking.settings import Chunkers, ChunkerSettings
     from kb_pipeline_tests.acceptance.world import packaged_tokenizer
 
     cut_keys: list[str] = []
@@ -294,7 +294,7 @@ def test_chunks_of_untouched_documents_are_carried_over_not_cut_again(made: Made
                 made.storage,
                 PARTITION,
                 packaged_tokenizer(),
-                ChunkerSettings(tokens),
+                Chunkers(ChunkerSettings(tokens)),
                 on_progress=lambda done, total: None,
             )
             staged.publish(lease)

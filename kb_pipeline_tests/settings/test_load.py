@@ -138,6 +138,25 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         ("chunking: {tokens: true}", "1: chunking.tokens: expected a whole number"),
         ("chunking: {respect_headings: 1}", "1: chunking.respect_headings: expected true or false, got 1"),
         ("chunking: {tokens: 100, overlap: 100}", "1: chunking.overlap: expected at most half of chunking.tokens (100)"),
+        (
+            "chunking: {by_media_type: {text/csv: {chunker: tabel}}}",
+            '1: chunking.by_media_type.text/csv.chunker: expected "prose", "code", "table" or "notebook", got "tabel", '
+            'nearest: "table"',
+        ),
+        ("chunking: {by_media_type: {csv: {}}}", "1: chunking.by_media_type: expected media types like text/csv or text/*"),
+        (
+            "chunking: {by_media_type: {text/csv: {token: 64}}}",
+            'token: unknown key, nearest: "tokens". Known keys: chunker,',
+        ),
+        ("chunking: {by_media_type: {text/csv: {tokens: 8}}}", "text/csv.tokens: expected at least 32"),
+        (
+            "chunking: {by_media_type: {text/csv: {tokens: 40, overlap: 30}}}",
+            "text/csv: expected an overlap of at most half",
+        ),
+        (
+            "chunking: {overlap: 40, by_media_type: {text/csv: {tokens: 64}}}",
+            "text/csv: expected an overlap of at most half",
+        ),
         ("chunking: 5", "1: chunking: expected a mapping of keys to values, got 5"),
         ("model: {name: no}", "1: model.name: expected text, got false: put it in quotes"),
         ("model: {sha256: abc}", "1: model.sha256: expected: hash of the weights"),
