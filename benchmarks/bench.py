@@ -36,7 +36,9 @@ def commands(documents: Path, formats: Path, retrieval: Sequence[Path]) -> dict[
     found |= {"noop": ["benchmarks/noop.py"], "ui": ["benchmarks/ui.py"]}
     found |= {"parsing": ["benchmarks/parsing.py", str(formats), "--rounds", "5"], "memory": ["benchmarks/memory.py"]}
     found |= {"sandbox": ["benchmarks/sandbox.py", str(documents)]}
-    return found | {"chunking": ["benchmarks/chunking.py", str(documents), str(formats)]}
+    # The demo has what other folders may lack: LaTeX, notebooks, MathML.
+    folders = [folder for folder in (documents, formats) if DEMO not in (folder, *folder.parents)]
+    return found | {"chunking": ["benchmarks/chunking.py", *map(str, folders), str(DEMO)]}
 
 
 def run(part: str, command: Sequence[str]) -> None:

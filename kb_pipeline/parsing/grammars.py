@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tree_sitter import Language, Tree
 
-MAX_BYTES = 96 * 1024
+MAX_BYTES = 256 * 1024
 """A longer source isn't parsed: it is data or generated, and single steps of recovery from errors, which nothing interrupts,
 take a time that grows with the square of the length. For hostile text of this one it is seconds."""
 MAX_NESTING = 500
@@ -32,7 +32,7 @@ STEPS_PER_BYTE = 0.02
 0.005 to 0.02. First of all a count, because the same text should always give the same blocks."""
 FREE_STEPS = 500
 MAX_SECONDS = 1.0
-"""Bound on the processor time of a parse. Sound sources of MAX_BYTES take a twentieth of a second. Some grammars make a step
+"""Bound on the processor time of a parse. Sound sources of MAX_BYTES take a tenth of a second. Some grammars make a step
 as dear as a hundred others and keep up to 300 MB a second of it for good: without this bound such a text would cost its
 item. What they keep, the limit of memory ends with the parser process, and no other item is blamed for it."""
 MAX_RUN = 1_000
