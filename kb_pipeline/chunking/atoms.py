@@ -6,8 +6,9 @@ What belongs here: what must not be cut. What doesn't: where to cut instead (bre
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from kb_pipeline.chunking.layout import Span
@@ -23,9 +24,11 @@ _FORMULA_ENVIRONMENTS = (
 class Atoms:
     """Sorted, disjoint spans ``(start, end)`` that no cut may fall inside."""
 
-    def __init__(self, spans: Sequence[Span]) -> None:
-        self._starts = [start for start, _ in spans]
-        self._ends = [end for _, end in spans]
+    def __init__(self, spans: Iterable[Span]) -> None:
+        self._starts, self._ends = array("I"), array("I")
+        for start, end in spans:
+            self._starts.append(start)
+            self._ends.append(end)
 
     def free(self, position: int) -> bool:
         """Tell whether a cut at ``position`` leaves every span whole."""

@@ -13,7 +13,7 @@ import unicodedata
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kb_pipeline.chunking.atoms import Atoms, find_inline
@@ -56,7 +56,7 @@ class Measured:
     def __init__(self, text: str, tokenizer: Tokenizer) -> None:
         self.text = text
         self.tokenizer = tokenizer
-        self.starts: array[int] = tokenizer.offsets(text)[0]
+        self.starts: array[int] = tokenizer.starts(text)
 
     def tokens(self, start: int, end: int) -> int:
         """Return the number of tokens that begin in ``text[start:end]``."""
@@ -89,29 +89,31 @@ class Cutter:
 
     def _sort_atoms(self) -> None:
         """Part the atoms into those that fit into a chunk and those that don't."""
-        most = self._settings.tokens
-        wholes = [span for span in self._layout.wholes if self._measured.fits(*span, most)]
-        inside = Atoms(wholes)
-        fitting = list(wholes)
+        wholes = [span for span in self._layout.wholes if self._measured.fits(*span, self._settings.tokens)]
         self._oversize: list[tuple[int, int, BlockKind]] = []
+        fitting = self._fitting(wholes)
+        self._atoms = Atoms(sorted([*wholes, *fitting]) if wholes else fitting)
+        self._oversize_ends = [end for _, end, _ in self._oversize]
+
+    def _fitting(self, wholes: Sequence[Span]) -> Iterator[Span]:
+        """Yield the atoms outside ``wholes`` that fit, and note the others."""
+        inside = Atoms(wholes)
         for start, end, kind in self._layout.atoms:
             if wholes and inside.around(start) is not None:
                 continue
-            if self._measured.fits(start, end, most):
-                fitting.append((start, end))
+            if self._measured.fits(start, end, self._settings.tokens):
+                yield start, end
             elif kind is BlockKind.TABLE:
-                self._open_row(start, end, fitting)
+                yield from self._open_row(start, end)
             elif kind in _BY_WEIGHT:
                 self._oversize.append((start, end, kind))
-        self._oversize_ends = [end for _, end, _ in self._oversize]
-        self._atoms = Atoms(sorted(fitting) if wholes else fitting)
 
-    def _open_row(self, start: int, end: int, fitting: list[Span]) -> None:
-        """Take a row that is too long for a chunk apart: formulas in it may still be whole."""
+    def _open_row(self, start: int, end: int) -> Iterator[Span]:
+        """Take a row that is too long for a chunk apart: formulas in it may still be whole, and are yielded."""
         done = start
         for first, last, kind in find_inline(self._text, start, end, self._most_characters):
             if self._measured.fits(first, last, self._settings.tokens):
-                fitting.append((first, last))
+                yield first, last
             else:
                 self._oversize += [(done, first, BlockKind.TABLE), (first, last, kind)]
                 done = last

@@ -5,7 +5,7 @@ What belongs here: the shape of that knowledge. What doesn't: where it comes fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kb_pipeline.parsing.document import Block, BlockKind
@@ -19,7 +19,7 @@ class Layout:
     """The structure of a text, as one chunker sees it. All positions are characters; everything is in order.
 
     ``blocks``    what headings, page and kind of a chunk come from, and where text is preferably cut.
-    ``atoms``     disjoint spans that stay whole where they fit into a chunk, each with its kind.
+    ``atoms``     disjoint spans that stay whole where they fit into a chunk, each with its kind. May be read once only.
     ``wholes``    larger spans that stay whole where they fit, whatever atoms are inside.
     ``sections``  positions that begin a new chunk when ``respect_headings`` is set.
     ``leads``     starts of blocks that no chunk may end with: they belong to what follows them.
@@ -27,7 +27,7 @@ class Layout:
     """
 
     blocks: Sequence[Block]
-    atoms: Sequence[tuple[int, int, BlockKind]]
+    atoms: Iterable[tuple[int, int, BlockKind]]
     wholes: Sequence[Span] = ()
     sections: Sequence[int] = ()
     leads: frozenset[int] = frozenset()

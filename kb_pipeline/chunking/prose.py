@@ -23,5 +23,6 @@ def layout(
         for block in blocks
         if block.kind is BlockKind.TABLE and (found := header(text, block.start, block.end, quoted=quoted_rows))
     }
-    atoms = list(find_atoms(text, blocks, max_characters, quoted_rows=quoted_rows))
+    # Not as a list: a long table has millions of rows.
+    atoms = find_atoms(text, blocks, max_characters, quoted_rows=quoted_rows)
     return Layout(blocks, atoms, wholes, headings, frozenset(headings), headers)

@@ -71,9 +71,8 @@ def update(
                         writer.batch(stays)
             done = 0
             for batch in documents.bounded_batches(rows=64):
-                fresh = batch.filter(pc.is_valid(batch["text"]))
-                new = [each not in reused for each in fresh["document_hash"].to_pylist()]
-                fresh = fresh.filter(pa.array(new, pa.bool_()))
+                new = [each is not None and each not in reused for each in batch["document_hash"].to_pylist()]
+                fresh = batch.filter(pa.array(new, pa.bool_()))
                 for row in fresh.to_pylist():
                     for chunk_row in cut(partition, row, tokenizer, chunkers):
                         hashes.append(chunk_row["row_hash"])

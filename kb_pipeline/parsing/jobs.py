@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from kb_pipeline.parsing.outcome import Outcome
+from kb_pipeline.parsing.delivery import Delivery
 
 
 @dataclass(slots=True)
@@ -23,7 +22,7 @@ class Job:
     name: str
     data: bytes
     inside: bool = False
-    future: Future[Outcome] = field(default_factory=Future)
+    future: Delivery = field(default_factory=Delivery)
     killed: int = 0
 
 

@@ -21,6 +21,7 @@ from contextlib import suppress
 
 from kb_pipeline.parsing import wire
 from kb_pipeline.parsing.child import Child, Died, Limits, Unavailable
+from kb_pipeline.parsing.delivery import Room
 from kb_pipeline.parsing.jobs import Closed, Job, Jobs
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.statuses import Status
@@ -41,7 +42,7 @@ _DETAIL_CHARACTERS = 1_000
 class Lane:
     """A thread that works off ``jobs``, with processes from ``start_child``; ``ended`` is called at its end.
 
-    ``items_per_process``: after so many items a process is replaced.
+    ``items_per_process``: after so many items a process is replaced. ``room``: for outcomes that wait to be taken.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class Lane:
         start_child: Callable[[], Child],
         limits: Limits,
         items_per_process: int,
+        room: Room,
         ended: Callable[[Lane], None],
     ) -> None:
         self._jobs = jobs
         self._start_child = start_child
         self._limits = limits
         self._items_per_process = items_per_process
+        self._room = room
         self._ended = ended
         self._child: Child | None = None
         # Sent and not answered, with the numbers of their requests.
@@ -175,7 +178,7 @@ class Lane:
         self._sent.popleft()
         child.answered += 1
         self._deadline = time.monotonic() + self._limits.seconds
-        _set(job, outcome)
+        job.future.deliver(outcome, reply, self._room)
 
     def _bury(self, child: Child, death: Died) -> None:
         """The process is gone: find out why."""

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from kb_pipeline.parsing.child import Child, Limits, Unavailable
+from kb_pipeline.parsing.delivery import Room
 from kb_pipeline.parsing.jobs import Closed, Job, Jobs
 from kb_pipeline.parsing.lane import Lane
 from kb_pipeline.parsing.outcome import Outcome
@@ -42,6 +43,8 @@ class ParserPool:
     ) -> None:
         self._limits = limits or Limits()
         self._items_per_process = items_per_process
+        # As much as the longest reply: what waits beyond it waits in files.
+        self._room = Room(self._limits.reply_bytes)
         self._namespaces = namespaces
         self._worker = worker
         self._jobs = Jobs(size or usable_cores(), idle_seconds)
@@ -97,7 +100,7 @@ class ParserPool:
                 self._folder = None
 
     def _start_lane(self) -> None:
-        lane = Lane(self._jobs, self._start_child, self._limits, self._items_per_process, self._forget)
+        lane = Lane(self._jobs, self._start_child, self._limits, self._items_per_process, self._room, self._forget)
         with self._lock:
             self._lanes.add(lane)
         try:

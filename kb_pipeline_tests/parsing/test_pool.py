@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
@@ -291,6 +293,23 @@ with ParserPool(size=1) as pool:
         done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True, timeout=300)
         # 64 MiB of them: the reply as it came, and the text made of it.
         assert float(done.stdout) < 2.5 * 64
+
+    def test_texts_that_wait_to_be_taken_take_no_more_memory_than_one(self, pool: ParserPool) -> None:
+        texts = [bytes([97 + i]) * 900_000 for i in range(20)]
+        tracemalloc.start()
+        try:
+            futures = [pool.submit("echo", each) for each in texts]
+            wait(futures)
+            assert tracemalloc.get_traced_memory()[0] < 3_000_000
+        finally:
+            tracemalloc.stop()
+        for future, each in zip(futures, texts, strict=True):
+            document = future.result().document
+            assert document is not None
+            assert document.text == each.decode()
+            assert future.result().document == document
+        # What was taken makes room for others.
+        assert pool.parse("echo", b"more").document is not None
 
     def test_nothing_is_written_to_files(self, pool: ParserPool, tmp_path: Path) -> None:
         target = tmp_path / "written"
