@@ -14,11 +14,10 @@ from functools import lru_cache
 from kb_pipeline.chunking.layout import Span
 from kb_pipeline.chunking.tables import rows
 from kb_pipeline.parsing.document import Block, BlockKind
+from kb_pipeline.parsing.environments import DISPLAYED, INNER
 
 _WHOLE = frozenset({BlockKind.CODE, BlockKind.FORMULA, BlockKind.HEADING})
-_FORMULA_ENVIRONMENTS = (
-    "equation|align|gather|multline|eqnarray|alignat|flalign|displaymath|math|tikzcd|array|matrix|pmatrix|cases|split"
-)
+_FORMULA_ENVIRONMENTS = "|".join((*DISPLAYED, *INNER))
 
 
 class Atoms:
@@ -94,15 +93,18 @@ def find_inline(text: str, start: int, end: int, max_characters: int) -> Iterato
 
 @lru_cache(maxsize=8)
 def _inline(longest: int) -> re.Pattern[str]:
-    # Every repeat has a bound: openings that nothing closes must not each search the whole text. The two forms whose
-    # search ends at the next opening may look further, so that formulas too long for a chunk are noticed.
+    # Every repeat has a bound: openings that nothing closes must not each search the whole text. The forms whose search
+    # ends at the next opening may look further, so that formulas too long for a chunk are noticed. Between dollars that
+    # are so far apart there must be what only TeX has: prices are in dollars too.
     near, far = min(longest, 400), 4 * longest
     return re.compile(
         rf"\$\$[^$]{{1,{far}}}?\$\$"
         rf"|\\\[(?:[^\\]|\\(?!\[)){{1,{far}}}?\\\]"
-        rf"|\\\((?:[^\\]|\\(?!\()){{1,{near}}}?\\\)"
+        rf"|\\\((?:[^\\]|\\(?!\()){{1,{far}}}?\\\)"
         rf"|\\begin\{{(?P<e>(?:{_FORMULA_ENVIRONMENTS})\*?)\}}.{{0,{longest}}}?\\end\{{(?P=e)\}}"
         rf"|(?<![\\$])\$(?![\s$])(?:\\.|[^$\\\n]|\n(?![ \t]*\n)){{1,{near}}}?(?<![\s\\])\$(?!\d)"
+        rf"|(?<![\\$])\$(?![\s$])(?=[^$]{{0,{near}}}[\\^_])(?:\\.|[^$\\\n]|\n(?![ \t]*\n)){{{near},{far}}}?"
+        rf"(?<![\s\\])\$(?!\d)"
         rf"|(?<!`)`[^`\n]{{1,{near}}}`(?!`)|``[^\n]{{1,{near}}}?``",
         re.S,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from kb_pipeline.parsing.document import Block, BlockKind, Document
+from kb_pipeline.parsing.environments import DISPLAYED
 from kb_pipeline.parsing.headings import HeadingStack
 from kb_pipeline.parsing.metadata import common
 from kb_pipeline.parsing.spans import paragraph_spans
@@ -22,10 +23,7 @@ _LEVELS = {
     "paragraph": 6,
 }
 _KINDS = {
-    **dict.fromkeys(
-        ["equation", "align", "gather", "multline", "eqnarray", "alignat", "flalign", "displaymath", "math", "tikzcd"],
-        BlockKind.FORMULA,
-    ),
+    **dict.fromkeys(DISPLAYED, BlockKind.FORMULA),
     **dict.fromkeys(["verbatim", "lstlisting", "minted", "Verbatim"], BlockKind.CODE),
     **dict.fromkeys(["tabular", "tabularx", "longtable", "table"], BlockKind.TABLE),
 }

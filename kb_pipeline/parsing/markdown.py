@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import yaml
 
 from kb_pipeline.parsing.document import Block, BlockKind, Document
+from kb_pipeline.parsing.environments import DISPLAYED
 from kb_pipeline.parsing.headings import HeadingStack
 from kb_pipeline.parsing.metadata import common
 from kb_pipeline.parsing.spans import line_spans
@@ -26,6 +27,9 @@ _RULE = re.compile(r" {0,3}(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,}|(?:_[ \t]*){3,})$
 _QUOTE = re.compile(r" {0,3}>")
 _ANCHOR = re.compile(r"[ \t]*\{#[^{}]*\}[ \t]*$")
 _FORMULA_ENDS = {"$$": "$$", "\\[": "\\]"}
+_ENVIRONMENT = re.compile(rf"\\begin\{{((?:{'|'.join(DISPLAYED)})\*?)\}}")
+# A formula that begins after other text on its line is looked for the end of this far.
+_FORMULA_LINES = 200
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.{0,65536}?)^(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.M | re.S)
 
 
@@ -110,14 +114,36 @@ class _Scanner:
         return self._paragraph(i)
 
     def _paragraph(self, i: int) -> tuple[BlockKind, int]:
-        stop = i + 1
+        stop = self._after_formula(i)
         while stop < len(self._lines) and self._bare[stop]:
             if _SETEXT.match(self._bare[stop]):
                 return BlockKind.HEADING, stop + 1
             if self._interrupts(stop):
                 break
-            stop += 1
+            stop = self._after_formula(stop)
         return BlockKind.PARAGRAPH, stop
+
+    def _after_formula(self, i: int) -> int:
+        """Return the line after ``i``, or after the displayed formula that begins in it behind other text.
+
+        In between, what looks like a list item is a sum.
+        """
+        line = self._bare[i]
+        environment = _ENVIRONMENT.search(line)
+        if line.count("$$") % 2:
+            closing = "$$"
+        elif line.rfind("\\[") > line.rfind("\\]"):
+            closing = "\\]"
+        elif environment and (end := f"\\end{{{environment[1]}}}") not in line:
+            closing = end
+        else:
+            return i + 1
+        for j in range(i + 1, min(i + _FORMULA_LINES, len(self._lines))):
+            if not self._bare[j]:
+                break
+            if closing in self._bare[j]:
+                return j + 1
+        return i + 1
 
     def _run(self, i: int, more: Callable[[int], object]) -> int:
         while i < len(self._lines) and self._bare[i] and more(i):
@@ -158,7 +184,8 @@ class _Scanner:
     def _formula_stop(self, i: int) -> int:
         """Return the line after a formula that fills whole lines from line ``i`` on, or 0."""
         line = self._bare[i].lstrip()
-        closing = _FORMULA_ENDS.get(line[:2])
+        environment = _ENVIRONMENT.match(line)
+        closing = f"\\end{{{environment[1]}}}" if environment else _FORMULA_ENDS.get(line[:2])
         if closing is None or closing in self._no_more:
             return 0
         found = self._text.find(closing, self._lines[i][0] + self._bare[i].index(line) + 2)
@@ -169,7 +196,7 @@ class _Scanner:
         j = i
         while self._lines[j][1] <= found:
             j += 1
-        rest = self._text[found + 2 : self._lines[j][1]].strip()
+        rest = self._text[found + len(closing) : self._lines[j][1]].strip()
         return j + 1 if not rest.strip(".,;") or rest.startswith("{#") else 0
 
     def _enter_heading(self, i: int, stop: int) -> tuple[str, ...]:

