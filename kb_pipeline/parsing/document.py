@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from kb_pipeline.statuses import Status
+
 
 class BlockKind(StrEnum):
     """What a block of text is."""
@@ -38,12 +40,14 @@ class Block:
 class Attachment:
     """A file inside an item, to be treated as an item of its own.
 
-    ``name``: a file name; of a member of an archive, its path there, which leads nowhere else.
+    ``name``: a file name; of a member of an archive, its path there, which leads nowhere else. ``known``: the status and
+    the detail of one that isn't to be parsed (the rule, when it is EXCLUDED).
     """
 
     name: str
     media_type: str
     data: bytes
+    known: tuple[Status, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ def encode_outcome(number: int, outcome: Outcome) -> list[bytes | bytearray]:
         "metadata": dict(document.metadata),
         "paths": list(numbers),
         "blocks": len(kinds),
-        "attachments": [[each.name, each.media_type, len(each.data)] for each in document.attachments],
+        "attachments": [_listed(each) for each in document.attachments],
     }
     attached = [each.data for each in document.attachments]
     return _reply(number, header, [text, kinds, spans.tobytes(), paths.tobytes(), pages.tobytes(), *attached])
@@ -198,14 +198,26 @@ def _document(fields: dict[str, Any], body: memoryview) -> Document:
     return Document(text, _string(fields["media_type"]), tuple(blocks), title, _strings(fields["metadata"]), attachments)
 
 
+def _listed(attachment: Attachment) -> list[str | int]:
+    return [attachment.name, attachment.media_type, len(attachment.data), *(attachment.known or ())]
+
+
+def _known(status: object, detail: object) -> tuple[Status, str]:
+    found = Status(_string(status))
+    if found not in _STATUSES or found.good:
+        raise ValueError(f"an attachment can't be {found} before it is parsed")
+    return found, _string(detail)[:_MESSAGE_CHARACTERS]
+
+
 def _attachments(listed: object, body: memoryview) -> tuple[tuple[Attachment, ...], int]:
     """The attachments, and where the body ends without them."""
     found: list[Attachment] = []
     end = len(body)
-    for name, media_type, length in reversed(_list(listed)):
+    for name, media_type, length, *known in reversed(_list(listed)):
         if type(length) is not int or not 0 <= length <= end:
             raise ValueError(f"an attachment of {length} bytes")
-        found.append(Attachment(_string(name), _string(media_type), bytes(body[end - length : end])))
+        data = bytes(body[end - length : end])
+        found.append(Attachment(_string(name), _string(media_type), data, _known(*known) if known else None))
         end -= length
     return tuple(reversed(found)), end
 
