@@ -6,6 +6,7 @@ What belongs here: the stages in a row over a list of files. What doesn't: anyth
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,8 +65,10 @@ def process_batch(
 
     ``profile``: how much of the machine to take. ``config``: a kb.yaml whose model, chunking and limits hold.
     The same file gives the same chunks and vectors as in a release made with the same settings.
-    Raises ValueError for an unknown profile, ConfigError for a bad ``config`` or a model that isn't there.
+    Raises ValueError for an unknown profile, TypeError for a path by itself, ConfigError for a bad ``config``.
     """
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise TypeError(f"process_batch takes a list of paths, not {paths!r} by itself")
     report = on_progress or (lambda stage, done, total: None)
     here = Path.cwd()
     settings = load(Path(config)) if config is not None else Settings(base=here, path=here / "kb.yaml")
@@ -133,20 +136,25 @@ class _Files:
             path = self._paths[key]
             try:
                 size = path.stat().st_size if path.is_file() else None
-            except OSError:  # told when it is read
-                size = None
-            yield Item(key, "", escape(path.name), Path(os.path.abspath(path)).as_uri(), size)
+                uri = Path(os.path.abspath(path)).as_uri()
+            except (OSError, ValueError):  # told when it is read; ValueError: no name of a file has such characters
+                size, uri = None, f"file:{key}"
+            yield Item(key, "", escape(path.name), uri, size)
 
     @contextmanager
     def read(self, item: Item) -> Iterator[BinaryIO]:
         path = self._paths[item.key]
         try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            raise ItemVanished(f"{path} doesn't exist.") from None
+            # Not blocking, or a pipe would have us wait for whoever writes to it.
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        except (FileNotFoundError, ValueError):
+            raise ItemVanished(f"{item.key} doesn't exist.") from None
         except OSError as error:
-            raise ItemUnreadable(f"{path} can't be read: {error.strerror}.") from None
-        with file:
+            raise ItemUnreadable(f"{item.key} can't be read: {error.strerror}.") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ItemUnreadable(f"{item.key} is no regular file.")
+        with open(descriptor, "rb") as file:
             yield file
 
     def probe(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -98,6 +99,18 @@ def test_the_readme_does_what_it_says(folder: Path, monkeypatch: pytest.MonkeyPa
     found: dict[str, Any] = {}
     exec(code, found)
     assert found["batch"].documents["name"].to_pylist() == ["notes.md", "post.eml", "fees.txt"]
+
+
+def test_a_path_that_is_no_file_costs_its_row_alone(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.md")
+    names = [str(folder), str(folder / "pipe.md"), "nul\0.md", "half\udcff.md", "other\ud800.md", str(folder / "again.md")]
+    made = process_batch(names)
+    assert made.documents["status"].to_pylist() == ["unreadable"] * 2 + ["vanished"] * 3 + ["parsed"]
+
+
+def test_a_path_by_itself_is_a_mistake(folder: Path) -> None:
+    with pytest.raises(TypeError, match="a list of paths"):
+        process_batch(str(folder / "again.md"))
 
 
 def test_no_files_make_an_empty_batch() -> None:

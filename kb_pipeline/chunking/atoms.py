@@ -20,6 +20,12 @@ _WHOLE = frozenset({BlockKind.CODE, BlockKind.FORMULA, BlockKind.HEADING})
 _FORMULA_ENVIRONMENTS = "|".join((*DISPLAYED, *INNER))
 
 
+_PIECE = 1 << 18
+"""Characters searched for formulas at a time; a tenth of a second at worst."""
+_EDGE = 64
+"""What a formula's marks may take beyond its characters."""
+
+
 class Atoms:
     """Sorted, disjoint spans ``(start, end)`` that no cut may fall inside."""
 
@@ -86,9 +92,17 @@ def find_formulas(text: str, blocks: Sequence[Block], max_characters: int) -> It
 
 def find_inline(text: str, start: int, end: int, max_characters: int) -> Iterator[tuple[int, int, BlockKind]]:
     """Yield the TeX formulas and the code between backticks in ``text[start:end]``, in order."""
-    for match in _inline(max_characters).finditer(text, start, end):
-        kind = BlockKind.CODE if text[match.start()] == "`" else BlockKind.FORMULA
-        yield match.start(), match.end(), kind
+    pattern, reach = _inline(max_characters), 4 * max_characters + _EDGE
+    while start < end:
+        # In pieces: one search through a long text would keep every other thread of this process waiting.
+        stop = min(end, start + _PIECE + reach)
+        match = pattern.search(text, start, stop)
+        if match is not None and (stop == end or match.start() < start + _PIECE):
+            kind = BlockKind.CODE if text[match.start()] == "`" else BlockKind.FORMULA
+            yield match.start(), match.end(), kind
+            start = match.end()
+        else:
+            start = stop if stop == end else start + _PIECE
 
 
 @lru_cache(maxsize=8)
@@ -101,7 +115,7 @@ def _inline(longest: int) -> re.Pattern[str]:
         rf"\$\$[^$]{{1,{far}}}?\$\$"
         rf"|\\\[(?:[^\\]|\\(?!\[)){{1,{far}}}?\\\]"
         rf"|\\\((?:[^\\]|\\(?!\()){{1,{far}}}?\\\)"
-        rf"|\\begin\{{(?P<e>(?:{_FORMULA_ENVIRONMENTS})\*?)\}}.{{0,{longest}}}?\\end\{{(?P=e)\}}"
+        rf"|\\begin\{{(?P<e>(?:{_FORMULA_ENVIRONMENTS})\*?)\}}(?:(?!\\begin\{{(?P=e)\}}).){{0,{longest}}}?\\end\{{(?P=e)\}}"
         rf"|(?<![\\$])\$(?![\s$])(?:\\.|[^$\\\n]|\n(?![ \t]*\n)){{1,{near}}}?(?<![\s\\])\$(?!\d)"
         rf"|(?<![\\$])\$(?![\s$])(?=[^$]{{0,{near}}}[\\^_])(?:\\.|[^$\\\n]|\n(?![ \t]*\n)){{{near},{far}}}?"
         rf"(?<![\s\\])\$(?!\d)"

@@ -15,7 +15,9 @@ MAX_ROW_LINES = 1_000
 """A quoted cell that isn't closed within so many lines is no quoted cell: the quote is a mark of inches or a mistake."""
 
 _DELIMITERS = ",;\t|"
-_RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*")
+# Of a row without white space: between optional parts, it would be tried in every one of them.
+_RULE = re.compile(r"\|?:?-+:?(?:\|:?-+:?)*\|?")
+_RULE_CHARACTERS = 10_000
 _QUOTE = re.compile(r'"')
 _LETTER = re.compile(r"[^\W\d_]")
 _DIGIT = re.compile(r"\d")
@@ -70,7 +72,7 @@ def header(text: str, start: int, end: int, *, quoted: bool) -> Span | None:
     if first is None or first[1] == end:
         return None
     second = next(found, None)
-    if second is not None and "|" in text[slice(*first)] and _RULE.fullmatch(text, *second):
+    if second is not None and "|" in text[slice(*first)] and _is_rule(text[slice(*second)]):
         return (first[0], second[1]) if second[1] < end else None
     line = text[slice(*first)].strip()
     if line.startswith(("{", "[", "\\", "<")):
@@ -79,3 +81,7 @@ def header(text: str, start: int, end: int, *, quoted: bool) -> Span | None:
     cells = [cell.strip(' "') for cell in line.strip("|").split(delimiter)]
     named = all(cell and (_LETTER.search(cell) or not _DIGIT.search(cell)) for cell in cells)
     return first if len(cells) > 1 and named else None
+
+
+def _is_rule(row: str) -> bool:
+    return len(row) <= _RULE_CHARACTERS and bool(_RULE.fullmatch("".join(row.split())))

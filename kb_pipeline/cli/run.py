@@ -52,6 +52,8 @@ def run(
         settings = settings.with_limits(max_concurrent_files=max_concurrent_files)
     workspace = Workspace(settings)
     connections = _chosen(workspace, sources)
+    # A mistake that only the model's own limits bring to light is told before anything runs, not once a connection.
+    _ = workspace.chunkers
     from kb_pipeline.orchestrator import Options, Orchestrator
 
     options = Options(connections, user_id, max_concurrent_sources, log_level.upper())

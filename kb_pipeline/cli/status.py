@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kb_pipeline.cli.context import told, workspace_of
-from kb_pipeline.cli.output import show_json, show_table
+from kb_pipeline.cli.output import printable, show_json, show_table
 from kb_pipeline.ingestion.report import QuarantinedItem, StoredCounts, stored_counts
 from kb_pipeline.ingestion.report import quarantine as quarantined_items
 from kb_pipeline.ingestion.workspace import Workspace
@@ -132,7 +132,7 @@ def show(context: click.Context, key: str, as_json: bool) -> None:
         if number:
             click.echo()
         for name, value in report.items():
-            click.echo(f"{name:<11} {value}")
+            click.echo(f"{name:<11} {printable(str(value))}")
 
 
 @quarantine.command()

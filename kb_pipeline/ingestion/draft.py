@@ -7,8 +7,7 @@ to be done with which item (``plan``), what a row looks like (``rows``).
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -69,6 +68,14 @@ def set_aside(item: Item, limits: Limits) -> Outcome:
     return Outcome(Status.TOO_LARGE, detail=f"{item.size:,} bytes; the limit is {limits.max_item_bytes:,}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What is inside an item, to be taken out one after the other."""
+
+    opened: Opened
+    inside: Iterator[tuple[Item, bytes]]
+
+
 class Draft:
     """The next table while it is made: what is new is written, what stays or is amended is noted for ``carry_over``."""
 
@@ -108,27 +115,50 @@ class Draft:
                 self._settle(step)
         left = len(fetches)
         report()
-        # In order, so that it is settled which of two items with one key comes first.
-        found: deque[_Fetched] = deque()
-        bytes_found = 0
         ahead = 2 * self._limits.workers + _SMALL_ITEMS_AHEAD
-        budget = self._limits.inflight_bytes
         read = bounded_map(
-            self._fetch, fetches, workers=self._limits.workers, ahead=ahead, budget=budget, cost=self._expected_bytes
+            self._fetch,
+            fetches,
+            workers=self._limits.workers,
+            ahead=ahead,
+            budget=self._limits.inflight_bytes,
+            cost=self._expected_bytes,
         )
         for fetched in read:
             left -= 1
             opened = self._place(fetched)
             # The next may take a while: its predecessor's text need not wait beside it.
             del fetched
-            while True:
-                found.extend(opened)
-                bytes_found += sum(each.size for each in opened)
-                report()
-                if not found or (left and len(found) <= ahead and bytes_found <= budget):
-                    break
-                bytes_found -= found[0].size
-                opened = self._place(found.popleft())
+            report()
+            if opened is not None:
+                self._go_inside(opened, report)
+
+    def _go_inside(self, outermost: _Opened, report: Callable[[], None]) -> None:
+        """Settle what is inside a listed item, on all levels.
+
+        The deepest first: an archive is opened when what was in the one before is done, so that the bytes of few are there.
+        For the same reason what is parsed ahead is bounded; and it is the same in every run, as is the order of keys.
+        """
+        ahead: list[_Fetched] = []
+        waiting = [outermost]
+        bytes_ahead = 0
+        while waiting or ahead:
+            while waiting and len(ahead) < self._limits.workers and bytes_ahead <= self._limits.inflight_bytes:
+                each = next(waiting[-1].inside, None)
+                if each is None:
+                    waiting.pop()
+                    continue
+                ahead.append(self._take_out(waiting[-1].opened, *each))
+                bytes_ahead += ahead[-1].size
+            if not ahead:
+                break
+            fetched = ahead.pop()
+            bytes_ahead -= fetched.size
+            opened = self._place(fetched)
+            del fetched
+            report()
+            if opened is not None:
+                waiting.append(opened)
 
     def carry_over(self, table: Table) -> None:
         """Copy the rows that stay, batch by batch, amending those whose surroundings changed."""
@@ -215,10 +245,14 @@ class Draft:
         parsing = self._parse(step.item.name, data, inside=step.within is not None)
         return _Fetched(step, sha256, parsing, Status.PARSED, size=len(data), opened=opened)
 
-    def _place(self, fetched: _Fetched) -> list[_Fetched]:
+    def _place(self, fetched: _Fetched) -> _Opened | None:
         """Turn what was read into a row, or into an amendment of the row that is there; return what is inside it."""
         step, outcome = fetched.step, fetched.outcome()
         item = step.item
+        opened = fetched.opened or Opened(item)
+        attachments = outcome.document.attachments if outcome.document is not None else ()
+        if refusal := opened.refusal(attachments):
+            outcome, attachments = Outcome(Status.TOO_LARGE, detail=refusal), ()
         self._count(outcome.status, fetched=True)
         if fetched.same:
             changes = {**item_columns(item), "content_version": item.version, "stale": False}
@@ -227,22 +261,16 @@ class Draft:
                 for row in self._inside.of(item.key).values():
                     self._amended[self._id(row.key, row.within)] = carried(row, item)
                     self._count(row.status, fetched=True)
-            return []
-        if self._fall_back(step, outcome):
-            return []
-        self._write(new_row(self._partition, step, outcome, self._processors, fetched.sha256))
-        if outcome.document is None:
-            return []
-        opened = fetched.opened or Opened(item)
-        return [self._take_out(opened, *each) for each in opened.items(item, outcome.document.attachments)]
+        elif not self._fall_back(step, outcome):
+            self._write(new_row(self._partition, step, outcome, self._processors, fetched.sha256))
+        return _Opened(opened, opened.items(item, attachments)) if attachments else None
 
-    def _take_out(self, opened: Opened, item: Item, data: bytes, refused: str) -> _Fetched:
+    def _take_out(self, opened: Opened, item: Item, data: bytes) -> _Fetched:
         root = opened.root.key
         step = Step(item, Action.FETCH, self._inside.of(root).get(item.key), within=root)
-        if not refused and len(data) > self._limits.max_item_bytes:
-            refused = f"{len(data):,} bytes; the limit is {self._limits.max_item_bytes:,}"
-        if refused:
-            return _Fetched(step, hashlib.sha256(data).hexdigest(), None, Status.TOO_LARGE, refused, opened=opened)
+        if item.excluded is not None or item.problem is not None or len(data) > self._limits.max_item_bytes:
+            outcome, sha256 = set_aside(item, self._limits), hashlib.sha256(data).hexdigest()
+            return _Fetched(step, sha256, None, outcome.status, outcome.detail, opened=opened)
         return self._submit(step, data, opened)
 
     def _fall_back(self, step: Step, outcome: Outcome) -> bool:

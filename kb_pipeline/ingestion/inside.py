@@ -10,21 +10,23 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from kb_pipeline.ingestion.plan import ManifestRow, Processors
 from kb_pipeline.parsing.document import Attachment
 from kb_pipeline.sources.base import Item
+from kb_pipeline.statuses import Status
 
 SEPARATOR = "!/"
 # Raising one of these must raise PARSERS_VERSION: what was left unopened is recorded as an outcome.
 MAX_DEPTH = 8
 """How many items may lie around one; a message that answers a message that answers… is copied at every level."""
 MAX_ITEMS = 10_000
-"""Items inside one listed item, on all levels. Those beyond are recorded, and not opened."""
+"""Items inside one listed item, on all levels. What would bring more is not opened."""
 MAX_BYTES = 1 << 30
-"""Bytes of the items inside one listed item, on all levels together. Those beyond are recorded, and not opened."""
+"""Bytes of the items inside one listed item, on all levels together. What would bring more is not opened."""
 
 
 class Inside:
@@ -72,27 +74,35 @@ class Opened:
         self._depths: dict[str, int] = {root.key: 0}
         self._bytes = 0
 
-    def items(self, holder: Item, attachments: Iterable[Attachment]) -> Iterator[tuple[Item, bytes, str]]:
-        """The items in ``holder``, each with its bytes and, when it must not be opened, a sentence that says why."""
+    def refusal(self, attachments: Collection[Attachment]) -> str:
+        """Why an item that holds these is not to be opened; "" when it is."""
+        if len(self._depths) - 1 + len(attachments) > MAX_ITEMS:
+            return f"With the {len(attachments):,} items in it, {self.root.name} would hold more than {MAX_ITEMS:,}."
+        if self._bytes + sum(len(each.data) for each in attachments) > MAX_BYTES:
+            return f"With what is in it, {self.root.name} would hold items of more than {MAX_BYTES:,} bytes."
+        return ""
+
+    def items(self, holder: Item, attachments: Iterable[Attachment]) -> Iterator[tuple[Item, bytes]]:
+        """The items in ``holder``, each with its bytes."""
         depth = self._depths[holder.key] + 1
         for attachment in attachments:
             key = self._key(f"{holder.key}{SEPARATOR}{attachment.name}")
             self._depths[key] = depth
             self._bytes += len(attachment.data)
             name = attachment.name.rpartition("/")[2] or attachment.name
-            yield self._item(key, name, len(attachment.data), holder), attachment.data, self._refused(depth)
-
-    def _item(self, key: str, name: str, size: int, holder: Item) -> Item:
-        return Item(key, self.root.version, name, uri(self.root, key), size, self.root.modified, holder.key)
-
-    def _refused(self, depth: int) -> str:
-        if depth > MAX_DEPTH:
-            return f"It lies inside more than {MAX_DEPTH} others."
-        if len(self._depths) - 1 > MAX_ITEMS:
-            return f"{self.root.name} holds more than {MAX_ITEMS:,} items."
-        if self._bytes > MAX_BYTES:
-            return f"{self.root.name} holds items of more than {MAX_BYTES:,} bytes."
-        return ""
+            item = Item(
+                key, self.root.version, name, uri(self.root, key), len(attachment.data), self.root.modified, holder.key
+            )
+            if attachment.known is not None:
+                status, detail = attachment.known
+                excluded = status is Status.EXCLUDED
+                known = {"excluded": detail} if excluded else {"problem": status, "problem_detail": detail}
+                item = replace(item, **known)  # type: ignore[arg-type]
+            elif depth > MAX_DEPTH:
+                item = replace(
+                    item, problem=Status.TOO_LARGE, problem_detail=f"It lies inside more than {MAX_DEPTH} others."
+                )
+            yield item, attachment.data
 
     def _key(self, wanted: str) -> str:
         number, key = 1, wanted

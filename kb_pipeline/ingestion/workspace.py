@@ -89,7 +89,10 @@ class Workspace:
             }
             return Chunkers(general, overrides)
         except ValueError as error:  # an overlap that only the model's own maximum makes too large
-            raise ConfigError([Problem(str(error), key="chunking")], self.settings.path) from None
+            raise ConfigError(
+                [Problem(str(error), key="chunking.by_media_type" if chunking.by_media_type else "chunking")],
+                self.settings.path,
+            ) from None
 
     @property
     def limits(self) -> Limits:

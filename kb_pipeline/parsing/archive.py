@@ -5,6 +5,10 @@ What belongs here: members as attachments. What doesn't: the limits and checks o
 
 from __future__ import annotations
 
+import re
+import stat
+from zipfile import ZipInfo
+
 from kb_pipeline.parsing.containers import Container
 from kb_pipeline.parsing.document import Attachment, Document
 from kb_pipeline.parsing.errors import ParseError
@@ -12,6 +16,7 @@ from kb_pipeline.parsing.signatures import ZIP
 from kb_pipeline.statuses import Status
 
 MEDIA_TYPE = "application/zip"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]")
 EXTENSIONS = frozenset({"zip", "tar", "gz", "tgz", "bz2", "xz", "zst", "7z", "rar"})
 
 
@@ -25,10 +30,15 @@ def parse(data: bytes, name: str) -> Document:
         raise ParseError(
             Status.UNSUPPORTED, "Of archives inside documents only ZIP files are opened: put its files beside the document."
         )
-    container = Container(data, "The archive")
-    names = [each for each in container.names() if not each.endswith("/")]
-    return Document(
-        "",
-        MEDIA_TYPE,
-        attachments=tuple(Attachment(each, "application/octet-stream", container.read(each)) for each in names),
-    )
+    return Document("", MEDIA_TYPE, attachments=tuple(_member(*each) for each in Container(data, "The archive").members()))
+
+
+def _member(info: ZipInfo, data: bytes) -> Attachment:
+    """The rules are those of archives that a source lists."""
+    name = _CONTROL.sub("_", info.filename)
+    rule = ""
+    if any(part == "__MACOSX" or (part[:1] == "." and part != ".") for part in name.split("/")):
+        rule = "hidden"
+    elif stat.S_ISLNK(info.external_attr >> 16):
+        rule = "link"
+    return Attachment(name, "application/octet-stream", data, (Status.EXCLUDED, rule) if rule else None)

@@ -10,6 +10,7 @@ import io
 import posixpath
 import zipfile
 import zlib
+from collections.abc import Iterator
 
 from kb_pipeline.parsing.errors import ParseError
 from kb_pipeline.parsing.signatures import OLE, encrypted_office
@@ -69,11 +70,20 @@ class Container:
         """Return the names of the members, in the order of the directory."""
         return list(self._infos)
 
+    def members(self) -> Iterator[tuple[zipfile.ZipInfo, bytes]]:
+        """Yield every member that isn't a folder with its bytes, also several of one name. Raises ParseError(CORRUPT)."""
+        for info in self._zip.infolist():
+            if not info.is_dir():
+                yield info, self._read(info)
+
     def read(self, name: str) -> bytes:
         """Return the bytes of a member. Raises ParseError(CORRUPT) when it isn't there or is damaged."""
         info = self._infos.get(name)
         if info is None:
             raise ParseError(Status.CORRUPT, f"{self._what} lacks its member {name[:200]}.")
+        return self._read(info)
+
+    def _read(self, info: zipfile.ZipInfo) -> bytes:
         try:
             # No more is unpacked than the directory says.
             return self._zip.read(info)
@@ -81,9 +91,9 @@ class Container:
             # zlib takes a refusal of memory for an error like others.
             if str(error).startswith(_NO_MEMORY):
                 raise MemoryError from None
-            raise self._damaged(name, error) from None
+            raise self._damaged(info.filename, error) from None
         except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-            raise self._damaged(name, error) from None
+            raise self._damaged(info.filename, error) from None
 
     def read_if_there(self, name: str) -> bytes | None:
         """Return the bytes of a member, or None when it isn't there. Raises ParseError(CORRUPT) when it is damaged."""

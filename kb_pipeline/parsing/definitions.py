@@ -30,7 +30,9 @@ MAX_PATHS_PER_CHARACTER = 4
 _SHORTEST = 6
 """Bytes of a definition; no smaller node holds one."""
 # What a line above a definition begins with when it belongs to it: a comment, a decorator, an attribute, a template.
-_BELONGS = re.compile(r"[ \t]*(?:#|//|/\*|\*|--|@|\[|template\b)")
+_BELONGS = re.compile(
+    r"[ \t]*(?:#(?!(?:include|define|undef|if|ifdef|ifndef|else|elif|endif|pragma|error)\b)|//|/\*|\*|--|@|\[|template\b)"
+)
 # What may stand before a definition on its line: words like `export default`. And after it: a comment.
 _WORDS = re.compile(r"[ \t]*(?:[a-z]+[ \t]+)*")
 _REST = re.compile(r"[ \t;,)}\]]*(?:(?://|#|--)[^\n]*)?\r?(?:\n|\Z)")

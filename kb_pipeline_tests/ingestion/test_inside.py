@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -225,15 +226,61 @@ def test_messages_in_messages_without_end_are_opened_to_a_depth(roomy: Made) -> 
     assert by_depth == {**dict.fromkeys(range(inside.MAX_DEPTH + 1), "parsed"), inside.MAX_DEPTH + 1: "too_large"}
 
 
-def test_beyond_the_bounds_items_are_recorded_and_not_opened(roomy: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inside, "MAX_ITEMS", 3)
-    roomy.put("post.eml", message("hello", [(f"{i}.txt", b"text") for i in range(5)]), "1")
-    assert roomy.run().counts["quarantined"] == 2
+def test_what_would_bring_more_than_the_bounds_is_not_opened(roomy: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = archive({f"{i}.txt": b"text" for i in range(5)})
+    monkeypatch.setattr(inside, "MAX_ITEMS", 6)
+    roomy.put("post.eml", message("hello", [("many.zip", many), ("more.zip", many), ("a.txt", b"a")]), "1")
+    roomy.run()
+    assert statuses(roomy)["post.eml!/many.zip"] == statuses(roomy)["post.eml!/more.zip"] == "too_large"
+    assert statuses(roomy)["post.eml!/a.txt"] == "parsed"
     monkeypatch.setattr(inside, "MAX_ITEMS", 100)
-    monkeypatch.setattr(inside, "MAX_BYTES", 10)
-    roomy.put("post.eml", message("hello again", [(f"{i}.txt", b"text") for i in range(5)]), "2")
-    assert roomy.run().counts["quarantined"] == 3
-    assert roomy.row("post.eml!/4.txt")["detail"] == "post.eml holds items of more than 10 bytes."
+    monkeypatch.setattr(inside, "MAX_BYTES", len(many) + 10)
+    roomy.put("post.eml", message("hello again", [("many.zip", many)]), "2")
+    roomy.run()
+    assert statuses(roomy) == {"post.eml": "parsed", "post.eml!/many.zip": "too_large"}
+    assert roomy.row("post.eml!/many.zip")["detail"].startswith("With what is in it, post.eml would hold")
+    assert roomy.accounted_for().passed
+
+
+def test_archives_inside_are_opened_one_after_the_other(made: Made) -> None:
+    """However many there are, the bytes of few are in memory."""
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as opened:
+        for i in range(3):
+            opened.writestr(f"{i}.txt", b"some words " * 90_000)
+    made.limits = replace(LIMITS, max_item_bytes=2_000_000, inflight_bytes=2_000_000)
+    made.put("post.eml", message("hello", [(f"{i}.zip", packed.getvalue()) for i in range(20)]), "1")
+    tracemalloc.start()
+    try:
+        assert made.run().counts["indexed"] == 61
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_members_that_archives_leave_out_are_left_out_here_too(roomy: Made) -> None:
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w") as opened:
+        for name in ("a.txt", "__MACOSX/._a.txt", ".env", "line\nend\x1b[31m.txt"):
+            opened.writestr(name, b"text")
+        link = zipfile.ZipInfo("link.txt")
+        link.external_attr = 0o120777 << 16
+        opened.writestr(link, "/etc/passwd")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            opened.writestr("a.txt", b"another")
+    roomy.put("post.eml", message("hello", [("files.zip", packed.getvalue())]), "1")
+    roomy.run()
+    found = {row["key"].removeprefix("post.eml!/files.zip!/"): row["rule"] or row["text"] for row in rows(roomy)[2:]}
+    assert found == {
+        "a.txt": "text",
+        "a.txt#2": "another",
+        "__MACOSX/._a.txt": "hidden",
+        ".env": "hidden",
+        "link.txt": "link",
+        "line_end_[31m.txt": "text",
+    }
+    assert roomy.accounted_for().passed
+    assert not roomy.run().changed
 
 
 @pytest.mark.parametrize(
