@@ -171,6 +171,10 @@ class _Part(Message):
         except UnicodeEncodeError:
             return text
 
+    def get_payload(self, i: Any = None, decode: Any = False) -> Any:
+        """Return the content. What isn't to be decoded keeps its bytes: Python would decode it, and fail to write it."""
+        return self._payload if i is None and not decode else super().get_payload(i, decode)
+
     def raw(self) -> bytes:
         """Return the content as it stands in the message; of a message inside, that message."""
         payload = self._payload

@@ -102,6 +102,12 @@ class TestReports:
         assert file.name == "Fares.eml"
         assert parse(file.name, file.data).text == "# Fares\n\nFrom: x@y.example\n\nText."
 
+    @pytest.mark.parametrize("kind", ["rfc822", "partial", "delivery-status"])
+    @pytest.mark.parametrize("inner", ["multipart/mixed", "multipart/mixed; boundary=x", "text/plain; charset=undefined"])
+    def test_bytes_in_damaged_messages_inside(self, kind: str, inner: str) -> None:
+        document = mail(f"Content-Type: message/{kind}\n\nContent-Type: {inner}\n\nüber".encode())
+        assert "über" in document.text + "".join(file.data.decode() for file in document.attachments)
+
     def test_a_message_inside_keeps_its_bytes(self) -> None:
         inner = "Subject: Grüße\nTo: " + "someone@somewhere.example, " * 20 + "x\n and more\n\nText ü.\n"
         (file,) = mail(multipart("mixed", f"Content-Type: message/rfc822\n\n{inner}")).attachments
