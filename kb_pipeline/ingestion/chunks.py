@@ -52,7 +52,11 @@ def update(
         if previous is not None and not len(same):
             previous.close()
             previous = None
-        if previous is not None and before == recipes and _source(previous) == documents.fingerprint:
+        if (
+            previous is not None
+            and before == recipes
+            and previous.annotation(tables.SOURCE_FINGERPRINT) == documents.fingerprint
+        ):
             with previous:
                 on_progress(documents.num_rows, documents.num_rows)
                 return Staged(target, None, previous.fingerprint, {"chunks": previous.num_rows})
@@ -99,10 +103,6 @@ def _recipes(table: Table | None) -> dict[str, str]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _source(table: Table) -> str:
-    return table.annotation(tables.SOURCE_FINGERPRINT)
 
 
 def cut(partition: Partition, row: Mapping[str, Any], tokenizer: Tokenizer, chunkers: Chunkers) -> Iterator[dict[str, Any]]:

@@ -202,12 +202,18 @@ class Draft:
         else:
             self._kept.add(self._id(item.key))
         self._count(row.status, fetched=False)
-        for each in self._inside.of(item.key).values():
-            if step.action is Action.AMEND:
-                self._amended[self._id(each.key, each.within)] = carried(each, item)
-            else:
+        if step.action is Action.AMEND:
+            self._amend_inside(item, lambda each: carried(each, item), fetched=False)
+        else:
+            for each in self._inside.of(item.key).values():
                 self._kept.add(self._id(each.key, each.within))
-            self._count(each.status, fetched=False)
+                self._count(each.status, fetched=False)
+
+    def _amend_inside(self, item: Item, change: Callable[[ManifestRow], dict[str, Any]], *, fetched: bool) -> None:
+        """Keep the rows of what is inside a listed item, each with a change."""
+        for row in self._inside.of(item.key).values():
+            self._amended[self._id(row.key, row.within)] = change(row)
+            self._count(row.status, fetched=fetched)
 
     def _expected_bytes(self, step: Step) -> int:
         return min(step.item.size or self._limits.max_item_bytes, self._limits.max_item_bytes)
@@ -258,9 +264,7 @@ class Draft:
             changes = {**item_columns(item), "content_version": item.version, "stale": False}
             self._amended[self._id(item.key, step.within)] = changes
             if step.within is None:
-                for row in self._inside.of(item.key).values():
-                    self._amended[self._id(row.key, row.within)] = carried(row, item)
-                    self._count(row.status, fetched=True)
+                self._amend_inside(item, lambda row: carried(row, item), fetched=True)
         elif not self._fall_back(step, outcome):
             self._write(new_row(self._partition, step, outcome, self._processors, fetched.sha256))
         return _Opened(opened, opened.items(item, attachments)) if attachments else None
@@ -282,9 +286,7 @@ class Draft:
             return False
         changes = {"version": step.item.version, "status": outcome.status.value, "detail": outcome.detail, "stale": True}
         self._amended[self._id(step.item.key)] = changes
-        for row in self._inside.of(step.item.key).values():
-            self._amended[self._id(row.key, row.within)] = {"stale": True}
-            self._count(row.status, fetched=False)
+        self._amend_inside(step.item, lambda row: {"stale": True}, fetched=False)
         return True
 
     def _count(self, status: Status, *, fetched: bool) -> None:

@@ -16,14 +16,16 @@ from urllib.parse import quote
 
 from kb_pipeline.ingestion.plan import ManifestRow, Processors
 from kb_pipeline.parsing.document import Attachment
+from kb_pipeline.parsing.parse import MAX_ATTACHMENTS
 from kb_pipeline.sources.base import Item
+from kb_pipeline.sources.names import numbered
+from kb_pipeline.sources.zip_members import SEPARATOR
 from kb_pipeline.statuses import Status
 
-SEPARATOR = "!/"
 # Raising one of these must raise PARSERS_VERSION: what was left unopened is recorded as an outcome.
 MAX_DEPTH = 8
 """How many items may lie around one; a message that answers a message that answers… is copied at every level."""
-MAX_ITEMS = 10_000
+MAX_ITEMS = MAX_ATTACHMENTS
 """Items inside one listed item, on all levels. What would bring more is not opened."""
 MAX_BYTES = 1 << 30
 """Bytes of the items inside one listed item, on all levels together. What would bring more is not opened."""
@@ -86,7 +88,7 @@ class Opened:
         """The items in ``holder``, each with its bytes."""
         depth = self._depths[holder.key] + 1
         for attachment in attachments:
-            key = self._key(f"{holder.key}{SEPARATOR}{attachment.name}")
+            key = numbered(f"{holder.key}{SEPARATOR}{attachment.name}", self._depths)
             self._depths[key] = depth
             self._bytes += len(attachment.data)
             name = attachment.name.rpartition("/")[2] or attachment.name
@@ -103,13 +105,6 @@ class Opened:
                     item, problem=Status.TOO_LARGE, problem_detail=f"It lies inside more than {MAX_DEPTH} others."
                 )
             yield item, attachment.data
-
-    def _key(self, wanted: str) -> str:
-        number, key = 1, wanted
-        while key in self._depths:
-            number += 1
-            key = f"{wanted}#{number}"
-        return key
 
 
 def uri(root: Item, key: str) -> str:

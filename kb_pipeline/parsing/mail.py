@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from email._policybase import Compat32
 from email.message import Message
 from email.parser import BytesParser
+from functools import partial
 from typing import Any, cast
 
 from kb_pipeline.parsing import html
@@ -97,11 +98,11 @@ class MailWriter(Writer):
         return len(self._blocks)
 
 
-def write_first(bodies: Iterable[tuple[str, bool]], writer: MailWriter) -> None:
-    """Write the first of several forms of one text, (text, is HTML), that holds any text."""
+def write_first(forms: Iterable[Callable[[], None]], writer: MailWriter) -> None:
+    """Write the first of several forms of one text that holds any text. Each writes itself to ``writer``."""
     before = writer.blocks
-    for text, is_html in bodies:
-        write_body(text, writer, is_html=is_html)
+    for write in forms:
+        write()
         if writer.blocks > before:
             return
 
@@ -214,12 +215,12 @@ def _write(body: _Text | _Either, writer: MailWriter) -> None:
     if isinstance(body, _Text):
         write_body(body.read(), writer, is_html=body.is_html)
         return
-    before = writer.blocks
-    for form in body.forms:
-        for each in form:
-            _write(each, writer)
-        if writer.blocks > before:
-            return
+    write_first((partial(_write_all, form, writer) for form in body.forms), writer)
+
+
+def _write_all(bodies: list[_Text | _Either], writer: MailWriter) -> None:
+    for each in bodies:
+        _write(each, writer)
 
 
 class _Parts:

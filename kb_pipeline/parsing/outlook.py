@@ -16,13 +16,14 @@ from email.mime.application import MIMEApplication
 from email.mime.base import MIMEBase
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
+from functools import partial
 
 from kb_pipeline.parsing import rtf
 from kb_pipeline.parsing.compound import CompoundFile
 from kb_pipeline.parsing.compressed_rtf import unpack
 from kb_pipeline.parsing.document import Attachment, BlockKind, Document
 from kb_pipeline.parsing.errors import ParseError
-from kb_pipeline.parsing.mail import MailWriter, file_name, message_name, write_first
+from kb_pipeline.parsing.mail import MailWriter, file_name, message_name, write_body, write_first
 from kb_pipeline.parsing.metadata import common, one_line
 from kb_pipeline.statuses import Status
 
@@ -53,7 +54,7 @@ def parse(data: bytes, name: str) -> Document:
     writer = MailWriter()
     writer.heading(1, message.subject)
     writer.add(BlockKind.PARAGRAPH, "\n".join(f"{field}: {value}" for field, value in message.header.items()))
-    write_first(message.bodies(), writer)
+    write_first((partial(write_body, text, writer, is_html=is_html) for text, is_html in message.bodies()), writer)
     metadata = common(author=message.header.get("From", ""), created=message.header.get("Date", ""))
     found = {"to": message.header.get("To"), "cc": message.header.get("Cc"), "message_id": message.id}
     metadata |= {key: value for key, value in found.items() if value}

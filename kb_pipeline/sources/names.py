@@ -1,7 +1,7 @@
 """File names as text: a reversible spelling of names that are not valid Unicode.
 
-What belongs here: the one rule that turns an operating-system name into a key and back. What doesn't: percent-encoding
-for URIs.
+What belongs here: the one rule that turns an operating-system name into a key and back, and the one that tells equal keys
+apart. What doesn't: percent-encoding for URIs.
 
 POSIX names are bytes. Python shows a byte that isn't UTF-8 as a lone surrogate, which no table or JSON file can hold.
 The escaped form spells such a byte ``\\udcXX``. To stay reversible (two files must never share a key), the backslashes
@@ -11,10 +11,20 @@ in front of a surrogate, or in front of text that looks like the escape, are dou
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 
 _DOUBLED = re.compile("(\\\\+)(?=[\ud800-\udfff]|ud[89a-f][0-9a-f]{2})")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED = re.compile(r"(\\+)(ud[89a-f][0-9a-f]{2})")
+
+
+def numbered(name: str, taken: Container[str]) -> str:
+    """The name, or one with a number behind it where it is taken."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}#{number}"
+    return free
 
 
 def escape(name: str) -> str:

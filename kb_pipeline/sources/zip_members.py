@@ -19,7 +19,7 @@ from typing import BinaryIO
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from kb_pipeline.sources.base import ItemCorrupt
-from kb_pipeline.sources.names import escape
+from kb_pipeline.sources.names import escape, numbered
 from kb_pipeline.sources.streams import BLOCK
 from kb_pipeline.sources.zip_format import METHODS, OVERLAP, SMALLEST_HEADER, directory_size, unpack
 from kb_pipeline.statuses import Status
@@ -216,11 +216,7 @@ class _Walk:
 
     def _key(self, name: str) -> str:
         """The name, or one with a number where a member of the archive around is named like one of an archive in it."""
-        number, key = 1, name
-        while key in self.found:
-            number += 1
-            key = f"{name}#{number}"
-        return key
+        return numbered(name, self.found)
 
 
 def _directory(file: BinaryIO, room: int, limit: int) -> tuple[list[ZipInfo], int]:
