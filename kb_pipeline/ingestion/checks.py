@@ -6,6 +6,7 @@ What belongs here: comparing listing, manifest and chunks of one partition. What
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -74,7 +75,7 @@ def every_document_chunked(storage: Storage, partition: Partition) -> Finding:
         chunked = set(values(chunks.read(["document_hash"]).column(0)))
         with_text: set[str] = set()
         for batch in documents.bounded_batches(["key", "document_hash", "text"], rows=256):
-            text = batch["text"].cast(pa.large_string())
+            text: Any = batch["text"].cast(pa.large_string())
             lengths = pc.utf8_length(pc.utf8_trim_whitespace(text))
             has_text = pc.greater(lengths.fill_null(0), pa.scalar(0))
             with_text.update(values(batch["document_hash"].filter(has_text)))
