@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from kb_pipeline.defs import assets, checks, history, jobs, schedules, sensors
+from kb_pipeline.defs import assets, checks, corpus, history, jobs, schedules, sensors
 from kb_pipeline.defs.io_managers import PartitionTables
 from kb_pipeline.defs.resources import chain_resource, embedder_resource
 from kb_pipeline.ingestion.chain import Chain
@@ -49,19 +49,27 @@ def build_defs(
     return dg.Definitions(
         assets=[
             *(asset for type_ in types for asset in assets.chain_assets(type_)),
-            assets.knowledge_base_asset(types),
+            *corpus.corpus_assets(types),
         ],
         asset_checks=[
             *(check for type_ in types for check in checks.partition_checks(type_)),
-            checks.index_equals_tables,
+            *checks.corpus_checks(),
         ],
-        jobs=[*(jobs.chain_job(type_) for type_ in types), jobs.corpus_job(), jobs.inventory_job(types)],
+        jobs=[
+            *(jobs.chain_job(type_) for type_ in types),
+            jobs.corpus_job(),
+            jobs.verification_job(),
+            jobs.inventory_job(types),
+        ],
         sensors=[
             *(sensors.discovery(type_, workspace) for type_ in types),
             sensors.corpus_trigger(Chain(workspace, progress)),
             history.housekeeping(workspace),
         ],
-        schedules=[schedules.nightly(type_, workspace) for type_ in types],
+        schedules=[
+            *(schedules.nightly(type_, workspace) for type_ in types),
+            schedules.nightly_verification(workspace),
+        ],
         resources={
             "chain": chain_resource(workspace, progress),
             "embedder": embedder_resource(workspace),

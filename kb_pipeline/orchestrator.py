@@ -14,11 +14,11 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import dagster as dg
 import psutil
@@ -26,7 +26,14 @@ import psutil
 from kb_pipeline.definitions import build_defs
 from kb_pipeline.defs import history
 from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, chain_job_name
-from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, ORCHESTRATION_TAG, PROCESS_TAG, USER_TAG
+from kb_pipeline.defs.orchestration import (
+    COMPARE_TAG,
+    CONNECTIONS_TAG,
+    EVERYTHING,
+    ORCHESTRATION_TAG,
+    PROCESS_TAG,
+    USER_TAG,
+)
 from kb_pipeline.defs.partitions import register
 from kb_pipeline.flow.errors import ErrorClass, classify, innermost
 from kb_pipeline.ingestion.report import stored_counts
@@ -80,6 +87,14 @@ class SourceFault:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunWarning:
+    """What a person should know although nothing failed. ``source`` as of a fault."""
+
+    source: str
+    message: str
+
+
 @dataclass(slots=True)
 class Report:
     """What ``kb run`` reports."""
@@ -90,6 +105,7 @@ class Report:
     release: str | None = None
     sources: dict[str, SourceCounts] = field(default_factory=dict)
     errors: list[SourceFault] = field(default_factory=list)
+    warnings: list[RunWarning] = field(default_factory=list)
 
     @property
     def totals(self) -> SourceCounts:
@@ -110,6 +126,7 @@ class Report:
             "sources": {name: asdict(counts) for name, counts in sorted(self.sources.items())},
             "totals": asdict(self.totals),
             "errors": [{"source": each.source, "class": each.error_class, "message": each.message} for each in self.errors],
+            "warnings": [asdict(each) for each in self.warnings],
         }
 
 
@@ -187,10 +204,16 @@ class Orchestrator:
         _, fault = self._execute(partition.connection, job, tags, options, partition.key, selection)
         return fault
 
-    def release(self, options: Options) -> Report:
-        """Only the last phase: sync the index and publish."""
+    def materialize_corpus(self, asset: str, options: Options) -> SourceFault | None:
+        """``index``, with its checks, or ``knowledge_base`` alone; None when it succeeded."""
+        tags = self._tags(uuid.uuid4().hex, options)
+        _, fault = self._execute("release", CORPUS_JOB, tags, options, selection=[dg.AssetKey(["corpus", asset])])
+        return fault
+
+    def release(self, options: Options, *, everything: bool = False) -> Report:
+        """Only the last phase: bring the index in step, check it, publish. ``everything``: compare the whole index."""
         report = Report(uuid.uuid4().hex)
-        self._release(report, options)
+        self._release(report, options, everything=everything)
         current = Releases(self._workspace.storage).current()
         report.release = current.name if current else None
         report.status = "failed" if report.errors else "completed"
@@ -268,10 +291,13 @@ class Orchestrator:
             }
         )
 
-    def _release(self, report: Report, options: Options) -> None:
-        _, fault = self._execute("release", CORPUS_JOB, self._tags(report.orchestration_id, options), options)
+    def _release(self, report: Report, options: Options, *, everything: bool = False) -> None:
+        tags = self._tags(report.orchestration_id, options) | ({COMPARE_TAG: EVERYTHING} if everything else {})
+        result, fault = self._execute("release", CORPUS_JOB, tags, options)
         if fault is not None:
             report.errors.append(fault)
+        if result is not None:
+            report.warnings.extend(RunWarning("release", message) for message in _warnings(result))
 
     def _drop_old_runs(self, limit: int) -> None:
         try:
@@ -313,7 +339,7 @@ class Orchestrator:
         failed = {fault.source for fault in report.errors}
         if "release" in failed or (report.sources and failed >= set(report.sources)):
             return "failed"
-        return "completed_with_issues" if failed or report.totals.quarantined else "completed"
+        return "completed_with_issues" if failed or report.warnings or report.totals.quarantined else "completed"
 
 
 def _fault(source: str, result: dg.ExecuteInProcessResult) -> SourceFault:
@@ -321,8 +347,9 @@ def _fault(source: str, result: dg.ExecuteInProcessResult) -> SourceFault:
     for event in result.all_node_events:
         if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             evaluation = event.asset_check_evaluation_data
-            if not evaluation.passed and evaluation.blocking:
-                return SourceFault(source, ErrorClass.INTERNAL.value, str(evaluation.description))
+            if _blocks(evaluation):
+                message = f"{evaluation.check_name}: {evaluation.description}"
+                return SourceFault(source, ErrorClass.INTERNAL.value, message)
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
@@ -335,6 +362,23 @@ def _fault(source: str, result: dg.ExecuteInProcessResult) -> SourceFault:
             return SourceFault(source, ErrorClass.INTERNAL.value, str(message).strip())
     failed = [event for event in result.all_events if event.is_failure]
     return SourceFault(source, ErrorClass.INTERNAL.value, (failed[-1].message if failed else None) or "the run failed")
+
+
+def _blocks(evaluation: dg.AssetCheckEvaluation) -> bool:
+    error = evaluation.severity == dg.AssetCheckSeverity.ERROR
+    return error and bool(evaluation.blocking) and not evaluation.passed
+
+
+def _warnings(result: dg.ExecuteInProcessResult) -> Iterator[str]:
+    """What the checks of a run warn of, and which partitions a change of model waits for."""
+    for evaluation in result.get_asset_check_evaluations():
+        if not evaluation.passed and not _blocks(evaluation):
+            yield f"{evaluation.check_name}: {evaluation.description}"
+    for event in result.get_asset_materialization_events():
+        waiting = event.materialization.metadata.get("waiting")
+        if waiting is not None and waiting.value:
+            partitions = ", ".join(map(str, cast("list[str]", waiting.value)))
+            yield f"the model changed; the new release waits for the vectors of {partitions}"
 
 
 def reap_dead_runs(instance: dg.DagsterInstance, say: Callable[[str], None] | None = None) -> list[str]:

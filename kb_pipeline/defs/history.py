@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from kb_pipeline.defs.assets import KNOWLEDGE_BASE
-from kb_pipeline.defs.jobs import ASSETS, CORPUS_JOB, INVENTORY_JOB, chain_job_name
+from kb_pipeline.defs.corpus import INDEX, KNOWLEDGE_BASE
+from kb_pipeline.defs.jobs import ASSETS, CORPUS_JOB, INVENTORY_JOB, VERIFICATION_JOB, chain_job_name
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.storage.lease import LeaseHeld
 
@@ -132,7 +132,13 @@ class _Pruning:
 
     def _finished(self) -> Iterator[dg.DagsterRun]:
         """Finished runs of ours, job by job, newest first. Others may share $DAGSTER_HOME, and have jobs of these names."""
-        jobs = [*(chain_job_name(type_) for type_ in self.workspace.types()), CORPUS_JOB, INVENTORY_JOB, _BY_HAND]
+        jobs = [
+            *(chain_job_name(type_) for type_ in self.workspace.types()),
+            CORPUS_JOB,
+            VERIFICATION_JOB,
+            INVENTORY_JOB,
+            _BY_HAND,
+        ]
         for job in jobs:
             cursor: str | None = None
             while runs := self.instance.get_runs(dg.RunsFilter(job_name=job, statuses=_FINISHED), cursor, _PAGE):
@@ -148,7 +154,7 @@ class _Pruning:
     def _assets(self) -> frozenset[str]:
         """Our asset keys as the event log writes them."""
         keys = [dg.AssetKey([type_, asset]) for type_ in self.workspace.types() for asset in ("inventory", *ASSETS)]
-        return frozenset(key.to_string() for key in [*keys, KNOWLEDGE_BASE])
+        return frozenset(key.to_string() for key in [*keys, INDEX, KNOWLEDGE_BASE])
 
     @cached_property
     def _latest(self) -> frozenset[str]:

@@ -16,6 +16,10 @@ USER_TAG = "kb/user"
 PROCESS_TAG = "kb/process"
 """``pid:start time`` of the process that executes the run itself; lets a later one reap it when it was killed."""
 
+COMPARE_TAG = "kb/compare"
+EVERYTHING = "everything"
+"""Value of COMPARE_TAG: a run so tagged compares the whole index with its tables, whatever is noted of it."""
+
 _BACKFILL_TAG = "dagster/backfill"
 _RETRIED = frozenset({ErrorClass.NETWORK, ErrorClass.RATE_LIMITING})
 

@@ -10,11 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from kb_pipeline.embedding.base import Embedder
+from kb_pipeline.findings import Finding
 from kb_pipeline.ingestion import chunks, documents, embeddings, listing
 from kb_pipeline.ingestion.parsers import parsers
 from kb_pipeline.ingestion.workspace import Workspace
-from kb_pipeline.knowledge_base import publish, snapshot
-from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
+from kb_pipeline.knowledge_base import gate, publish, snapshot, update, verify
+from kb_pipeline.knowledge_base.candidates import CORPUS_LEASE
+from kb_pipeline.knowledge_base.gate import Check
+from kb_pipeline.knowledge_base.ingredients import Model
+from kb_pipeline.knowledge_base.publish import Publication
+from kb_pipeline.knowledge_base.snapshot import ConnectionLayout
+from kb_pipeline.knowledge_base.update import Update
 from kb_pipeline.monitoring.progress import Progress, Silent
 from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.partitions import Partition
@@ -138,22 +144,40 @@ class Chain:
             )
             yield Pending(staged, lease)
 
-    def publish(self, orchestration: Orchestration, model: Model) -> Publication:
-        """Sync the index and publish a release; drop tables of layouts that were replaced. Raises LeaseLost, LeaseHeld."""
+    def index(self, orchestration: Orchestration, model: Model, *, everything: bool = False) -> Update:
+        """Bring the index in step and leave a candidate. Raises LeaseLost, LeaseHeld."""
         storage = self.workspace.storage
 
         def report(done: int, total: int) -> None:
             self.progress.update("release", "release", done, total)
 
-        with self.workspace.leases.acquire("corpus/knowledge_base", orchestration.purpose, wait=self.lease_wait) as lease:
-            result = snapshot.settled(
-                lambda: publish.publish(storage, lease, self.layouts(), model, report),
+        with self._corpus(orchestration) as lease:
+            return snapshot.settled(
+                lambda: update.update(storage, lease, self.layouts(), model, report, everything=everything),
             )
-            if not result.faults:
-                for partition in result.superseded:
-                    for asset in ("embeddings", "chunks", "documents"):
-                        storage.table_path(asset, partition).unlink(missing_ok=True)
+
+    def inspect(self, check: Check) -> Finding:
+        """Put the candidate to one check of the gate."""
+        return gate.inspect(self.workspace.storage, check)
+
+    def publish(self, orchestration: Orchestration) -> Publication:
+        """Publish the candidate that passed its checks; drop tables of layouts that it replaced.
+
+        Raises NotPublishable, LeaseLost, LeaseHeld.
+        """
+        storage = self.workspace.storage
+        with self._corpus(orchestration) as lease:
+            result = publish.publish(storage, lease, began_at=orchestration.started_at)
+            if result.candidate is not None:
+                for layout in self.layouts():
+                    for partition in snapshot.superseded(storage, layout, result.candidate.partitions):
+                        for asset in ("embeddings", "chunks", "documents"):
+                            storage.table_path(asset, partition).unlink(missing_ok=True)
         return result
+
+    def verify(self) -> list[Finding]:
+        """Compare everything that readers see with what it was made from; changes nothing."""
+        return verify.verify(self.workspace.storage, self.workspace.leases)
 
     def layouts(self) -> list[ConnectionLayout]:
         """Every connection that has a say in the release: those of kb.yaml, and those that left it unretired."""
@@ -166,6 +190,11 @@ class Chain:
             if each.connection not in configured and each.connection not in retired
         }
         return found + [ConnectionLayout(type_, name, None) for type_, name in sorted(left)]
+
+    @contextmanager
+    def _corpus(self, orchestration: Orchestration) -> Iterator[Lease]:
+        with self.workspace.leases.acquire(CORPUS_LEASE, orchestration.purpose, wait=self.lease_wait) as lease:
+            yield lease
 
     @contextmanager
     def _lease(self, asset: str, partition: Partition, orchestration: Orchestration) -> Iterator[Lease]:

@@ -23,10 +23,15 @@ import numpy as np
 from kb_pipeline.chunking.tokenizer import Tokenizer
 from kb_pipeline.embedding import ModelFiles, SentenceTransformerEmbedder, resolve
 from kb_pipeline.embedding.base import Embedder, Vectors
+from kb_pipeline.findings import Finding
 from kb_pipeline.ingestion.chain import Chain, Orchestration
 from kb_pipeline.ingestion.workspace import Workspace
-from kb_pipeline.knowledge_base.publish import Model, Publication
+from kb_pipeline.knowledge_base import gate
+from kb_pipeline.knowledge_base.ingredients import Model
+from kb_pipeline.knowledge_base.publish import Publication
+from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
 from kb_pipeline.knowledge_base.search import Release
+from kb_pipeline.knowledge_base.update import Update
 from kb_pipeline.settings.load import load
 from kb_pipeline.settings.model import Storage as StorageSettings
 from kb_pipeline.sources.base import Item, ListingFailed, Source
@@ -208,6 +213,26 @@ def orchestration() -> Orchestration:
     return Orchestration(f"o{next(_numbers)}", time.time(), "a test")
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """What one pass over the corpus did: the update of the index, what its checks found, and the publication, if any."""
+
+    index: Update
+    findings: list[Finding]
+    publication: Publication | None
+    release: ReleaseRecord | None
+
+    @property
+    def published(self) -> bool:
+        """Whether there is a new release."""
+        return self.publication is not None and self.publication.published
+
+    @property
+    def faults(self) -> list[str]:
+        """What the checks found wrong."""
+        return [finding.sentence for finding in self.findings if not finding.passed]
+
+
 class World:
     """Sources below ``base`` and the pipeline over them; the embedder is the packaged model unless another is given."""
 
@@ -273,11 +298,16 @@ class World:
             "embeddings": self.embeddings(partition, run),
         }
 
-    def publish(self) -> Publication:
-        """Sync the index and publish a release."""
-        return self.chain.publish(orchestration(), self.kb_model)
+    def publish(self, *, everything: bool = False) -> Corpus:
+        """Bring the index in step, put it to its checks, and publish unless one fails: as a run of the job does."""
+        run = orchestration()
+        index = self.chain.index(run, self.kb_model, everything=everything)
+        findings = [self.chain.inspect(check) for check in gate.CHECKS]
+        passed = not any(finding.blocks for finding in findings)
+        publication = self.chain.publish(run) if passed else None
+        return Corpus(index, findings, publication, Releases(self.storage).current())
 
-    def run(self, *connections: str) -> Publication:
+    def run(self, *connections: str) -> Corpus:
         """Ingest every partition, or those of some connections, and publish."""
         run = orchestration()
         for partition in self.partitions():

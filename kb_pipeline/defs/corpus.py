@@ -1,0 +1,97 @@
+"""The corpus: the index, and behind the gate of its checks the release that readers see.
+
+What belongs here: the two assets and how they are told to Dagster. What doesn't: the checks (``checks``), the work
+(``knowledge_base``).
+"""
+
+# No `from __future__ import annotations`: Dagster looks at the annotations of `context` as objects.
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from kb_pipeline import tables
+from kb_pipeline.defs.assets import column_schema
+from kb_pipeline.defs.orchestration import COMPARE_TAG, EVERYTHING, of_run, told_to_dagster
+from kb_pipeline.defs.partitions import drop_superseded
+from kb_pipeline.embedding.base import Embedder
+from kb_pipeline.ingestion.chain import Chain
+from kb_pipeline.knowledge_base.ingredients import Model
+
+INDEX = dg.AssetKey(["corpus", "index"])
+KNOWLEDGE_BASE = dg.AssetKey(["corpus", "knowledge_base"])
+
+
+def corpus_assets(types: Sequence[str]) -> list[dg.AssetsDefinition]:
+    """``corpus/index -> corpus/knowledge_base``."""
+    return [_index(types), _knowledge_base()]
+
+
+def _index(types: Sequence[str]) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=INDEX,
+        deps=[
+            dg.AssetDep(dg.AssetKey([type_, "embeddings"]), partition_mapping=dg.AllPartitionMapping()) for type_ in types
+        ],
+        group_name="corpus",
+        kinds={"lancedb"},
+        description="The searchable index of all connections. What it holds is a candidate until its checks let it become "
+        "a release.",
+        metadata={"dagster/column_schema": column_schema(tables.index(1))},
+    )
+    def index(
+        context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain], embedder: dg.ResourceParam[Embedder]
+    ) -> dg.MaterializeResult[Any]:
+        model = Model(embedder.model_id, chain.workspace.settings.model.name, embedder.dimension)
+        everything = context.run.tags.get(COMPARE_TAG) == EVERYTHING
+        with told_to_dagster("corpus/index"):
+            result = chain.index(of_run(context), model, everything=everything)
+        if result.waiting:
+            context.log.warning("the model changed; the new release waits for the vectors of " + ", ".join(result.waiting))
+        candidate = result.candidate
+        return dg.MaterializeResult(
+            metadata={
+                "version": candidate.version if candidate else 0,
+                "chunks": candidate.chunks if candidate else 0,
+                "changed_rows": result.changed_rows,
+                "removed_rows": result.removed_rows,
+                "partitions_compared": result.compared,
+                "partitions_skipped": result.skipped,
+                "waiting": list(result.waiting),
+            },
+            data_version=dg.DataVersion(candidate.content if candidate else "none"),
+        )
+
+    return index
+
+
+def _knowledge_base() -> dg.AssetsDefinition:
+    @dg.asset(
+        key=KNOWLEDGE_BASE,
+        deps=[INDEX],
+        group_name="corpus",
+        kinds={"lancedb"},
+        description="The release that readers see: the last candidate of corpus/index that passed its checks. Moves a tag, "
+        "and nothing else.",
+        metadata={"dagster/column_schema": column_schema(tables.index(1))},
+    )
+    def knowledge_base(context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain]) -> dg.MaterializeResult[Any]:
+        with told_to_dagster("corpus/knowledge_base"):
+            result = chain.publish(of_run(context))
+            drop_superseded(context.instance, chain.workspace)
+        if result.note:
+            context.log.info(f"no new release: {result.note}")
+        release = result.release
+        return dg.MaterializeResult(
+            metadata={
+                "release": release.name if release else "none",
+                "published": result.published,
+                "pinned": result.pinned or "",
+                "note": result.note,
+                "chunks": release.chunks if release else 0,
+            },
+            data_version=dg.DataVersion(release.content if release else "none"),
+        )
+
+    return knowledge_base
