@@ -33,7 +33,7 @@ class S3Server:
 
     url: str
     access_key: str = "test-access-key"
-    secret_key: str = "test-secret-key"  # noqa: S105
+    secret_key: str = "test-secret-key"
     region: str = "us-east-1"
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 

@@ -5,6 +5,7 @@ What belongs here: requests, as few as possible, and what S3's errors mean to a 
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 from collections.abc import Iterable, Iterator
@@ -212,49 +213,56 @@ class Bucket:
     @contextmanager
     def _told(self, key: str) -> Iterator[None]:
         """Say what the client's errors mean; what only a caller can judge (is there already, isn't there) passes."""
-        from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
+        from obstore.exceptions import AlreadyExistsError, BaseError
 
-        bucket = self.location.bucket
-        server = self.location.endpoint_url or "S3"
+        where = self.uri(key) if key else self.location.url
         try:
             yield
         except FileNotFoundError as error:
             if _NO_SUCH_BUCKET.search(str(error)):
                 raise self._no_bucket() from error
-            raise FileNotFoundError(2, "No such file", self.uri(key) if key else self.location.url) from error
+            raise FileNotFoundError(errno.ENOENT, "No such file", where) from error
+        except AlreadyExistsError:
+            raise
         except BaseError as error:
-            text = str(error)
-            status = _STATUS.search(text)
-            if type(error).__name__ == "AlreadyExistsError":
-                raise
-            if _NO_SUCH_BUCKET.search(text):
-                raise self._no_bucket() from error
-            if isinstance(error, UnauthenticatedError) or _REFUSED.search(text):
-                raise FilesMisconfigured(
-                    f"{server} refuses the credentials for the bucket {bucket}: check storage.access_key and "
-                    "storage.secret_key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-                ) from error
-            if _CREDENTIALS.search(text):
-                raise FilesMisconfigured(
-                    f"there are no credentials for {self.location.url}: set storage.access_key and storage.secret_key in "
-                    "kb.yaml, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-                ) from error
-            if isinstance(error, PermissionDeniedError) or (status is not None and status[1] == "403"):
-                raise FilesMisconfigured(
-                    f"{server} doesn't allow {self.uri(key) if key else self.location.url} with these credentials: reading, "
-                    "writing, listing and deleting below it must be allowed"
-                ) from error
-            if isinstance(error, PreconditionError):
-                raise FilesError(f"{self.uri(key)} was replaced while it was being read: run again") from error
-            if status is not None and (status[1][0] == "5" or status[1] == "429"):
-                raise FilesUnavailable(f"{server} answers {status[1]}, however often it is asked: try again later") from error
-            if status is None and "HTTP error" in text:
-                raise FilesUnavailable(f"{server} can't be reached: {_reason(text)}") from error
-            raise FilesError(f"{self.uri(key) if key else self.location.url}: {_reason(text)}") from error
+            raise self._meaning(error, where) from error
+
+    def _meaning(self, error: Exception, where: str) -> FilesError:
+        """An error of obstore in a person's words; most kinds arrive as one type, and differ in their text."""
+        from obstore.exceptions import PermissionDeniedError, PreconditionError, UnauthenticatedError
+
+        text = str(error)
+        server = self.location.endpoint_url or "S3"
+        match = _STATUS.search(text)
+        status = int(match[1]) if match else None
+        if _NO_SUCH_BUCKET.search(text):
+            return self._no_bucket()
+        if isinstance(error, UnauthenticatedError) or _REFUSED.search(text):
+            return FilesMisconfigured(
+                f"{server} refuses the credentials for the bucket {self.location.bucket}: check storage.access_key and "
+                "storage.secret_key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        if _CREDENTIALS.search(text):
+            return FilesMisconfigured(
+                f"there are no credentials for {self.location.url}: set storage.access_key and storage.secret_key in "
+                "kb.yaml, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        if isinstance(error, PermissionDeniedError) or status == 403:
+            return FilesMisconfigured(
+                f"{server} doesn't allow {where} with these credentials: reading, writing, listing and deleting below "
+                f"{self.location.url} must be allowed"
+            )
+        if isinstance(error, PreconditionError):
+            return FilesError(f"{where} was replaced while it was being read: run again")
+        if status is not None and (status >= 500 or status == 429):
+            return FilesUnavailable(f"{server} answers {status}, however often it is asked: try again later")
+        if status is None and "HTTP error" in text:
+            return FilesUnavailable(f"{server} can't be reached: {_reason(text)}")
+        return FilesError(f"{where}: {_reason(text)}")
 
     def _no_bucket(self) -> FilesMisconfigured:
-        where = f" at {self.location.endpoint_url}" if self.location.endpoint_url else ""
-        return FilesMisconfigured(f"there is no bucket {self.location.bucket}{where}: make it, or correct storage.url")
+        at = f" at {self.location.endpoint_url}" if self.location.endpoint_url else ""
+        return FilesMisconfigured(f"there is no bucket {self.location.bucket}{at}: make it, or correct storage.url")
 
 
 def _reason(text: str) -> str:

@@ -1,8 +1,7 @@
 """The one port through which files are kept: whole or absent, found again by their key.
 
 What belongs here: what a place for files must be able to do (``Files``), the words its troubles are told in, and the place
-that is a local folder. What doesn't: S3 (``storage.bucket``), what files mean and which of them is current (``storage.table``,
-the ledger).
+that is a local folder. What doesn't: S3 (``storage.bucket``), what files mean, and which of them is current (the ledger).
 
 Keys are relative paths with ``/``. A file is written aside and appears at once: a reader finds the old one, the new one or
 none, never a part. Files of a folder are read by their plain path and written with fsync and rename, which obstore's own
