@@ -44,11 +44,13 @@ def diagnose(error: BaseException) -> Diagnosis:
     answers = [each for each in map(foreign.answer, found) if each is not None]
     recognised = [each for each in map(_recognise, found) if each is not None]
     stated = next((each for each in map(_stated, found) if each is not None), None)
-    telling = [each.kind for each in (*answers, *reversed(recognised))]
     if stated is not None:
         kind = stated.kind
+    elif answers:
+        kind = answers[0].kind
     else:
-        kind = next((each for each in telling if each not in _VAGUE), telling[0] if telling else ErrorClass.INTERNAL)
+        kinds = [each.kind for each in reversed(recognised)]
+        kind = next((each for each in kinds if each not in _VAGUE), kinds[0] if kinds else ErrorClass.INTERNAL)
     waits = [_retry_after(each) for each in found] + [each.retry_after for each in answers]
     return Diagnosis(
         kind,

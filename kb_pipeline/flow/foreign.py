@@ -204,9 +204,17 @@ _SQLITE_READ = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_
 
 # Classes of Postgres' SQLSTATE, and states where the class isn't enough.
 _SQLSTATE = {
-    "08": _NETWORK, "28": _AUTH, "53": _EXHAUSTED, "42501": _PERMISSION, "40": _CONFLICT, "55P03": _CONFLICT, "57P": _NETWORK,
-    "58": _EXHAUSTED, "XX001": _CORRUPT, "XX002": _CORRUPT,
-}  # fmt: skip
+    "08": _NETWORK,
+    "28": _AUTH,
+    "40": _CONFLICT,
+    "42501": _PERMISSION,
+    "53": _EXHAUSTED,
+    "55P03": _CONFLICT,
+    "57P": _NETWORK,
+    "58": _EXHAUSTED,
+    "XX001": _CORRUPT,
+    "XX002": _CORRUPT,
+}
 
 _STATUS_IN_WORDS = (
     re.compile(r"non-2xx status code: (\d{3})\b"),  # obstore
@@ -216,7 +224,7 @@ _STATUS_IN_WORDS = (
 _CODE_IN_WORDS = re.compile(r"<Code>(\w+)</Code>")
 _OS_ERROR_IN_WORDS = re.compile(r"\(os error (\d+)\)")  # Rust: obstore, Lance
 _CHECKSUM_IN_WORDS = re.compile(r"md5|crc32c|checksum|digest", re.I)
-_TLS_IN_WORDS = re.compile(r"invalid peer certificate|certificate verify failed", re.I)
+_TLS_IN_WORDS = re.compile(r"InvalidCertificate|certificate verify failed")
 
 
 def answer(error: BaseException) -> Diagnosis | None:

@@ -29,7 +29,14 @@ from kb_pipeline.sources.base import (
     SourceError,
 )
 
-_OURS: tuple[type[ConnectorError], ...] = (ListingFailed, SourceError, ItemVanished, ItemUnreadable, ItemCorrupt, ItemEncrypted)
+_OURS: tuple[type[ConnectorError], ...] = (
+    ListingFailed,
+    SourceError,
+    ItemVanished,
+    ItemUnreadable,
+    ItemCorrupt,
+    ItemEncrypted,
+)
 
 
 def guarded(source: Source, config: SourceConfig, context: SourceContext) -> Source:
