@@ -25,7 +25,8 @@ from kb_pipeline_tests.ledger import stopped_writer
 from kb_pipeline_tests.ledger.conftest import OpenLedger
 
 NAME = "t/documents/a"
-TTL = 0.5
+TTL = 0.7
+"""Seconds: short, and yet long enough for a heartbeat on a busy machine."""
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -290,6 +291,7 @@ def test_what_is_written_before_the_transaction_takes_nobody_elses_lease(open_le
         writing.start()
         while writing.is_alive():
             assert other.commit(lambda _: "published") == "published"
+            writing.join(TTL / 10)
         assert lease.commit(lambda _: "published") == "published"
 
 
@@ -303,6 +305,7 @@ def test_on_postgres_a_long_transaction_holds_up_nobody_elses_lease(postgres_led
             while time.time() < begin + 3 * TTL:
                 assert other.commit(lambda _: "published") == "published"
                 another.leases.acquire("t/documents/c", "a third run").release()
+                thread.join(TTL / 10)
             go_on.set()
             thread.join(30.0)
             assert lease.commit(lambda _: "still mine") == "still mine"
