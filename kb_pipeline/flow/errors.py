@@ -19,6 +19,7 @@ _OURS = {
     "LeaseHeld": ErrorClass.CONFLICT,
     "LeaseLost": ErrorClass.CONFLICT,
     "ConfigError": ErrorClass.SOURCE,
+    "LedgerUnavailable": ErrorClass.SOURCE,
     "SourceError": ErrorClass.SOURCE,
     "ItemUnreadable": ErrorClass.SOURCE,
     "ParseError": ErrorClass.DATA_CORRUPTION,

@@ -11,6 +11,7 @@ from email.message import Message
 import pytest
 
 from kb_pipeline.flow.errors import Diagnosis, ErrorClass, chain, classify, diagnose, innermost
+from kb_pipeline.ledger.errors import LeaseHeld, LeaseLost
 from kb_pipeline.parsing.child import Unavailable
 from kb_pipeline.sources.base import (
     ConnectorError,
@@ -21,7 +22,6 @@ from kb_pipeline.sources.base import (
     ListingFailed,
     SourceError,
 )
-from kb_pipeline.storage.lease import LeaseHeld, LeaseLost
 
 
 def caused(error: BaseException, cause: BaseException) -> BaseException:
