@@ -23,6 +23,7 @@ from kb_pipeline.ingestion.work import Orchestration
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.settings.load import load
 from kb_pipeline.storage.table import Table
+from kb_pipeline.tables import values
 
 _SAMPLE_SECONDS = 0.02
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
@@ -69,7 +70,7 @@ def main() -> None:
     with _Children() as children:
         staged = chain.make(stages.get(stage), partition, orchestration)
     with Table(workspace.storage.table_path("documents", partition)) as documents:
-        statuses = documents.read(["status"])["status"].unique().to_pylist()
+        statuses = values(documents.read(["status"])["status"].unique())
     answer = {
         "status": ", ".join(statuses),
         "seconds": round(time.perf_counter() - begin, 2),

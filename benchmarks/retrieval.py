@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pyarrow.compute as pc
 
 from benchmarks import ranking, results
 from benchmarks.processes import KbProject
@@ -42,6 +43,7 @@ from kb_pipeline.embedding.base import Embedder, Vectors
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.search import Mode, Release
 from kb_pipeline.settings.load import load
+from kb_pipeline.tables import values
 
 DEPTH = 100
 """Documents a ranking holds: what recall@100 needs."""
@@ -163,9 +165,9 @@ def measured(folder: Path, root: Path) -> tuple[dict[str, Any], list[Figure]]:
     embedder: Embedder = workspace.embedder
     release = Release.open(workspace.storage)
     rows = release.to_arrow(["document_id", "key", "vector"])
-    keys = rows["key"].to_pylist()
-    ids = {document: paths[key] for document, key in zip(rows["document_id"].to_pylist(), keys, strict=True)}
-    chunk_vectors: Vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
+    keys = values(rows["key"])
+    ids = {document: paths[key] for document, key in zip(values(rows["document_id"]), keys, strict=True)}
+    chunk_vectors: Vectors = pc.list_flatten(rows["vector"].combine_chunks()).to_numpy().reshape(rows.num_rows, -1)
     vectors = {query: embedder.embed_query(text) for query, text in collection.queries.items()}
 
     searched = _Searched(release, collection, ids, vectors)

@@ -17,6 +17,7 @@ from typing import BinaryIO, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from kb_pipeline import tables
 from kb_pipeline.embedding.base import Vectors
 from kb_pipeline.ingestion import chunks, documents
 from kb_pipeline.ingestion.parsers import parsers
@@ -107,7 +108,7 @@ def process_batch(
 def _embed(cut: pa.Table, workspace: Workspace, report: Progress) -> Vectors:
     """The vectors of chunks, (len(cut), dimension) float32; equal texts are embedded once."""
     numbers: dict[str, int] = {}
-    place = [numbers.setdefault(key, len(numbers)) for key in cut["text_sha256"].to_pylist()]
+    place = [numbers.setdefault(key, len(numbers)) for key in tables.values(cut["text_sha256"])]
     distinct = cut.take(pa.array(np.unique(place, return_index=True)[1], pa.int64()))
     done = 0
 
@@ -119,7 +120,7 @@ def _embed(cut: pa.Table, workspace: Workspace, report: Progress) -> Vectors:
     texts = [
         prefix + text for prefix, text in zip(*(distinct[name].to_pylist() for name in ("prefix", "text")), strict=True)
     ]
-    vectors = workspace.embedder.embed(texts, distinct["n_tokens"].to_pylist(), embedded)
+    vectors = workspace.embedder.embed(texts, tables.values(distinct["n_tokens"]), embedded)
     return vectors[np.array(place, np.int64)]
 
 

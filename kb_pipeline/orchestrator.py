@@ -251,9 +251,8 @@ class Orchestrator:
                 source = stages.first()
                 unreachable = source in group and source.name not in made
                 stored = self._workspace.storage.table_path(source.name, partition).exists()
-                groups = (
-                    [rest for each in [group, *groups] if (rest := _without(each, source))] if unreachable and stored else []
-                )
+                rest = [tuple(each for each in members if each != source) for members in (group, *groups)]
+                groups = [each for each in rest if each] if unreachable and stored else []
         return made, first
 
     def _add_last_known(self, counts: SourceCounts, partition: Partition) -> None:

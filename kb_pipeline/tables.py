@@ -6,6 +6,8 @@ or writing (``storage.table``), or anything that decides values.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 FINGERPRINT = b"kb.fingerprint"
@@ -23,7 +25,7 @@ LISTING_INFO = b"kb.listing"
 _TIME = pa.timestamp("us", tz="UTC")
 
 
-def _field(name: str, kind: pa.DataType, description: str, *, nullable: bool = True) -> pa.Field:
+def _field(name: str, kind: pa.DataType, description: str, *, nullable: bool = True) -> pa.Field[Any]:
     return pa.field(name, kind, nullable=nullable, metadata={b"description": description.encode()})
 
 
@@ -140,6 +142,11 @@ def index(dimension: int) -> pa.Schema:
             _field("vector", pa.list_(pa.float32(), dimension), "text vector"),
         ]
     )
+
+
+def values(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> list[Any]:
+    """The values of a column as Python objects; None where there is none, which only a nullable column has."""
+    return column.to_pylist()
 
 
 def describe(schema: pa.Schema) -> list[tuple[str, str, str]]:

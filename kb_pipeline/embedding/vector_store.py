@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from kb_pipeline.embedding.base import Vectors
 from kb_pipeline.embedding.errors import VectorStoreError
+from kb_pipeline.tables import values
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class VectorStore:
         found: set[str] = set()
         if table is not None and wanted:
             for batch in _matching(table, wanted):
-                found.update(batch.column("key").to_pylist())
+                found.update(values(batch.column("key")))
         return found
 
     def missing(self, keys: Iterable[str]) -> list[str]:
@@ -89,15 +90,15 @@ class VectorStore:
         if table is not None and keys:
             row_ids: dict[str, int] = {}
             for batch in _matching(table, list(places)):
-                for key, row_id in zip(batch.column("key").to_pylist(), batch.column("_rowid").to_pylist(), strict=True):
+                for key, row_id in zip(values(batch.column("key")), values(batch.column("_rowid")), strict=True):
                     row_ids.setdefault(key, row_id)
             # In the order of storage, so that each page is read once.
             ordered = sorted(row_ids.values())
             for start in range(0, len(ordered), _TAKE_ROWS):
                 taken = table.take_row_ids(ordered[start : start + _TAKE_ROWS]).select(["key", "vector"]).to_arrow()
-                values = _matrix(taken.column("vector"), self._dimension)
+                numbers = _matrix(taken.column("vector"), self._dimension)
                 for row, key in enumerate(taken.column("key").to_pylist()):
-                    vectors[places.pop(key)] = values[row]
+                    vectors[places.pop(key)] = numbers[row]
         if places:
             raise KeyError(next(iter(places)))
         return vectors
@@ -146,7 +147,7 @@ class VectorStore:
         removed = 0
         for batch in _keys(scanned):
             outside = pc.invert(pc.is_in(batch.column("key"), value_set=kept))
-            doomed = batch.filter(outside).column("key").unique().to_pylist()
+            doomed = values(batch.filter(outside).column("key").unique())
             for start in range(0, len(doomed), _DELETE_KEYS):
                 listed = ", ".join(f"'{_quoted(key)}'" for key in doomed[start : start + _DELETE_KEYS])
                 removed += table.delete(f"key IN ({listed})").num_deleted_rows
@@ -221,10 +222,15 @@ def _keys(table: Any) -> Iterator[pa.RecordBatch]:
         parts.append(batch)
         rows += batch.num_rows
         if rows >= _SCAN_ROWS:
-            yield pa.concat_batches(parts)
+            yield _joined(parts)
             parts, rows = [], 0
     if parts:
-        yield pa.concat_batches(parts)
+        yield _joined(parts)
+
+
+def _joined(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
+    joined: pa.RecordBatch = pa.concat_batches(parts)  # type: ignore[attr-defined]  # newer than the stubs
+    return joined
 
 
 def _matching(table: Any, wanted: list[str]) -> Iterator[pa.RecordBatch]:
@@ -233,9 +239,10 @@ def _matching(table: Any, wanted: list[str]) -> Iterator[pa.RecordBatch]:
         yield batch.filter(pc.is_in(batch.column("key"), value_set=value_set))
 
 
-def _matrix(column: pa.ChunkedArray, dimension: int) -> Vectors:
-    values: Vectors = column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)
-    return values
+def _matrix(column: pa.ChunkedArray[Any], dimension: int) -> Vectors:
+    flat = pc.list_flatten(column.combine_chunks())
+    numbers: Vectors = flat.to_numpy(zero_copy_only=False).reshape(-1, dimension)
+    return numbers
 
 
 def _quoted(key: str) -> str:

@@ -6,6 +6,7 @@ What belongs here: comparing listing, manifest and chunks of one partition. What
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ from kb_pipeline.findings import Finding
 from kb_pipeline.ingestion import listing
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Storage, Table
+from kb_pipeline.tables import values
 
 
 def conservation(storage: Storage, partition: Partition) -> Finding:
@@ -23,9 +25,9 @@ def conservation(storage: Storage, partition: Partition) -> Finding:
     """
     with Table(storage.table_path("documents", partition)) as documents:
         rows = documents.read(["key", "within", "parent", "holds"])
-    keys = rows.filter(pc.is_null(rows["within"]))["key"].to_pylist()
+    keys = values(rows.filter(pc.is_null(rows["within"]))["key"])
     info, items = listing.read(storage, partition)
-    listed = set(items["key"].to_pylist())
+    listed = set(values(items["key"]))
     recorded = set(keys)
     lost = sorted(listed - recorded)
     unknown = sorted(recorded - listed)
@@ -42,7 +44,7 @@ def conservation(storage: Storage, partition: Partition) -> Finding:
 
 def _inside(partition: Partition, rows: pa.Table, listed: int) -> Finding:
     """The same of what was found inside items: each must have exactly one row, below the item that holds it."""
-    columns = (rows[name].to_pylist() for name in ("within", "parent", "key", "holds"))
+    columns = (values(rows[name]) for name in ("within", "parent", "key", "holds"))
     held: Counter[tuple[str, str]] = Counter()
     promised: Counter[tuple[str, str]] = Counter()
     keys: Counter[tuple[str, str]] = Counter()
@@ -70,12 +72,13 @@ def every_document_chunked(storage: Storage, partition: Partition) -> Finding:
         Table(storage.table_path("documents", partition)) as documents,
         Table(storage.table_path("chunks", partition)) as chunks,
     ):
-        chunked = set(chunks.read(["document_hash"]).column(0).to_pylist())
-        with_text = set()
+        chunked = set(values(chunks.read(["document_hash"]).column(0)))
+        with_text: set[str] = set()
         for batch in documents.bounded_batches(["key", "document_hash", "text"], rows=256):
-            text = pc.fill_null(batch["text"], "")
-            has_text = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0)
-            with_text.update(batch["document_hash"].filter(has_text).to_pylist())
+            text: Any = batch["text"].cast(pa.large_string())
+            lengths = pc.utf8_length(pc.utf8_trim_whitespace(text))
+            has_text = pc.greater(lengths.fill_null(0), pa.scalar(0))
+            with_text.update(values(batch["document_hash"].filter(has_text)))
     lost = sorted(with_text - chunked)
     orphans = sorted(chunked - with_text)
     if not lost and not orphans:

@@ -58,7 +58,7 @@ def update(
     """
     target = storage.table_path("chunks", partition)
     with Table(storage.table_path("documents", partition)) as documents:
-        media_types = pc.unique(documents.read(["media_type"]).column(0).drop_null()).to_pylist()
+        media_types = tables.values(pc.unique(documents.read(["media_type"]).column(0).drop_null()))
         recipes = {each: recipe(tokenizer, chunkers, each) for each in sorted(media_types)}
         made_with = json.dumps(recipes)
         previous = Table.open(target)
@@ -83,10 +83,10 @@ def update(
                 with previous:
                     for batch in previous.batches():
                         stays = batch.filter(pc.is_in(batch["document_hash"], wanted))
-                        stays = stays.filter(pc.equal(stays["partition"], partition.key))
+                        stays = stays.filter(pc.equal(stays["partition"], pa.scalar(partition.key)))
                         stays = stays.filter(pc.is_in(stays["media_type"], same))
-                        reused.update(stays["document_hash"].to_pylist())
-                        hashes.extend(stays["row_hash"].to_pylist())
+                        reused.update(tables.values(stays["document_hash"]))
+                        hashes.extend(tables.values(stays["row_hash"]))
                         writer.batch(stays)
             done = 0
             for batch in documents.bounded_batches(rows=64):

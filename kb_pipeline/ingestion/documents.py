@@ -134,7 +134,7 @@ def keys_inside(storage: Storage, partition: Partition) -> frozenset[str]:
         return frozenset()
     with documents:
         rows = documents.read(["key", "within"])
-    return frozenset(rows.filter(pc.is_valid(rows["within"]))["key"].to_pylist())
+    return frozenset(tables.values(rows.filter(pc.is_valid(rows["within"]))["key"]))
 
 
 def _open(path: Path) -> Table | None:

@@ -57,7 +57,7 @@ def update(
                     on_progress(chunks.num_rows, chunks.num_rows)
                     counts = {"embedded": 0, "reused": 0, "chunks": chunks.num_rows}
                     return Staged(target, None, previous.fingerprint, counts)
-                known.update(previous.read(["text_sha256"]).column(0).to_pylist())
+                known.update(tables.values(previous.read(["text_sha256"]).column(0)))
         store = VectorStore(storage.vectors_path, embedder.model_id, embedder.dimension)
         # What the last table held is in the store, unless somebody lost it there: then it is computed once more.
         known.difference_update(store.missing(known))
@@ -75,7 +75,7 @@ def update(
         fingerprint = identity.digest("embeddings", chunks.fingerprint, embedder.model_id)
         with storage.stage(target, tables.embeddings(embedder.dimension)) as writer:
             for batch in chunks.batches(["chunk_id", "text_sha256"], rows=16_384):
-                vectors = store.fetch(batch["text_sha256"].to_pylist())
+                vectors = store.fetch(tables.values(batch["text_sha256"]))
                 flat = pa.array(vectors.reshape(-1), pa.float32())
                 column = pa.FixedSizeListArray.from_arrays(flat, embedder.dimension)
                 names = ["chunk_id", "text_sha256", "vector"]

@@ -17,6 +17,7 @@ from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.sources.upload import Upload
 from kb_pipeline.storage.lease import process_alive
 from kb_pipeline.storage.table import Storage, Table
+from kb_pipeline.tables import values
 
 LEASE_WAIT = 60.0
 """Seconds to wait for whoever is writing."""
@@ -100,7 +101,7 @@ def _collect_vectors(workspace: Workspace) -> int:
                 table = Table.open(storage.table_path(stage.name, partition))
                 if table is not None:
                     with table:
-                        wanted.update(table.read([stages.VECTOR_KEY]).column(0).to_pylist())
+                        wanted.update(values(table.read([stages.VECTOR_KEY]).column(0)))
         return sum(store.retain(wanted) for store in stores(storage.vectors_path))
 
 

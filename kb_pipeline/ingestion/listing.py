@@ -156,7 +156,7 @@ def read(storage: Storage, partition: Partition) -> tuple[ListingInfo, pa.Table]
         info = ListingInfo(**json.loads(table.annotation(tables.LISTING_INFO)))
         rows = table.read(tables.LISTING.names)
     if partition.shards > 1:
-        rows = rows.filter(pa.array([partition.holds(key) for key in rows["key"].to_pylist()], pa.bool_()))
+        rows = rows.filter(pa.array([partition.holds(key) for key in tables.values(rows["key"])], pa.bool_()))
     return info, rows
 
 

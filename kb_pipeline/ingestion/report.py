@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Storage, Table
+from kb_pipeline.tables import values
 
 
 @dataclass(slots=True)
@@ -33,7 +34,7 @@ def stored_counts(storage: Storage, partitions: tuple[Partition, ...]) -> Stored
         documents = Table.open(storage.table_path("documents", partition))
         if documents is not None:
             with documents:
-                for name, number in Counter(documents.read(["status"]).column(0).to_pylist()).items():
+                for name, number in Counter(values(documents.read(["status"]).column(0))).items():
                     status = Status(name)
                     counts.listed += number
                     if status is Status.EXCLUDED:

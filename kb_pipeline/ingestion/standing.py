@@ -37,12 +37,13 @@ def statuses(listed: pa.Table, documents: Table, processors: Processors, max_ite
     found = _inside_statuses(inside, recorded, processors)
     if found is None:
         return None
+    sizes = listed["size"].combine_chunks().fill_null(0)
     kinds = pa.table(
         {
-            **{name: recorded[name] for name in _OUTCOME},
-            **{name: listed[name] for name in _VERDICT},
-            "indexed": pc.is_valid(recorded["document_hash"]),
-            "oversize": pc.fill_null(pc.greater(listed["size"], max_item_bytes), False),
+            **{name: recorded[name].combine_chunks() for name in _OUTCOME},
+            **{name: listed[name].combine_chunks() for name in _VERDICT},
+            "indexed": pc.is_valid(recorded["document_hash"].combine_chunks()),
+            "oversize": pc.greater(sizes, pa.scalar(max_item_bytes)),
         }
     )
     names = kinds.column_names

@@ -108,7 +108,8 @@ class Release:
         """All rows, ordered by chunk id, with these columns or all of ``tables.index``."""
         names = list(columns or tables.index(1).names)
         query = self._table.search().select(list(dict.fromkeys([*names, "chunk_id"])))
-        return query.to_arrow().sort_by("chunk_id").select(names)
+        rows: pa.Table = query.to_arrow()
+        return rows.sort_by("chunk_id").select(names)
 
     def to_pandas(self) -> pandas.DataFrame:
         """All rows as a data frame, ordered by chunk id."""

@@ -179,5 +179,6 @@ def manifest(storage: Storage, partition: Partition) -> tuple[str, pa.Table]:
 
 def row_marks(batch: pa.RecordBatch) -> list[tuple[str, str]]:
     """(chunk id, mark) of rows; equal marks mean equal rows, vectors included."""
-    marks = pc.binary_join_element_wise(batch["row_hash"], batch["model_id"], "/")
-    return list(zip(batch["chunk_id"].to_pylist(), marks.to_pylist(), strict=True))
+    separator = pa.array(["/"] * batch.num_rows, pa.string())
+    marks = pc.binary_join_element_wise(batch["row_hash"], batch["model_id"], separator)
+    return list(zip(tables.values(batch["chunk_id"]), tables.values(marks), strict=True))
