@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "kb_pipeline"
 FLOORS = [
     {"flow", "monitoring", "tables", "statuses", "findings"},
     {"stages"},
+    {"archives", "ledger"},
     {"storage", "sources", "settings", "parsing", "chunking", "embedding"},
     {"knowledge_base"},
     {"ingestion"},
