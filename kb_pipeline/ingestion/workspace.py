@@ -41,7 +41,7 @@ class Workspace:
     @cached_property
     def storage(self) -> Storage:
         """Tables, index, releases."""
-        return Storage(self.settings.storage_root)
+        return Storage(self.settings.local_root)
 
     @cached_property
     def leases(self) -> LeaseStore:
