@@ -14,7 +14,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -158,7 +158,7 @@ class Upload:
         """One line about the inbox. Raises SourceError when it can't be read."""
         return f"{self._files.uri(self._root)}: readable, files: {len(self._entry_keys())}"
 
-    def _entry_keys(self) -> list[str]:
+    def _entry_keys(self) -> Sequence[str]:
         try:
             found = [each.key for each in self._files.list(self._entries)]
         except (OSError, FilesError) as error:
