@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from kb_pipeline import tables
+from kb_pipeline import stages, tables
 from kb_pipeline.defs.assets import column_schema
 from kb_pipeline.defs.orchestration import COMPARE_TAG, EVERYTHING, of_run, told_to_dagster
 from kb_pipeline.defs.partitions import drop_superseded
@@ -32,7 +32,8 @@ def _index(types: Sequence[str]) -> dg.AssetsDefinition:
     @dg.asset(
         key=INDEX,
         deps=[
-            dg.AssetDep(dg.AssetKey([type_, "embeddings"]), partition_mapping=dg.AllPartitionMapping()) for type_ in types
+            dg.AssetDep(dg.AssetKey([type_, stages.last().name]), partition_mapping=dg.AllPartitionMapping())
+            for type_ in types
         ],
         group_name="corpus",
         kinds={"lancedb"},

@@ -31,7 +31,7 @@ class Candidate:
     """A version of the index with all that went into it. Partitions are named ``type/partition key``.
 
     ``made_at``: seconds since the epoch. ``partitions``: the ingredients, as a release records them. ``held``: fingerprint
-    of the embeddings whose rows this version provably holds, by partition. ``compared``: partitions that no candidate
+    of the last stage's table whose rows this version provably holds. ``compared``: partitions that no candidate
     before this one was checked with as they are now. ``changed_rows`` and ``removed_rows``: what was done to the index to
     bring it here.
     """

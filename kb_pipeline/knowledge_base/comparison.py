@@ -93,7 +93,7 @@ def _states(storage: Storage, partitions: Mapping[str, ReleasedPartition], found
         partition = parse_key(entry.type, name.partition("/")[2])
         state = snapshot.state(storage, partition)
         where = entry.type, entry.connection
-        if state is not None and state.embeddings == entry.embeddings:
+        if state is not None and state.last == entry.embeddings:
             ready.setdefault(where, []).append(state)
             found.compared += 1
             if state.chunks != entry.chunks:

@@ -20,7 +20,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class ReleasedPartition:
-    """What one partition contributed: fingerprints of its documents (manifest) and embeddings, number of chunks."""
+    """What one partition contributed: fingerprints of its documents (manifest) and of its last stage, number of chunks.
+
+    The last stage's fingerprint covers all before it: the rows are the same while it is.
+    """
 
     type: str
     connection: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kb_pipeline.flow.kinds import ErrorClass
 from kb_pipeline.knowledge_base.candidates import Candidate, Candidates
 from kb_pipeline.knowledge_base.gate import outstanding
 from kb_pipeline.knowledge_base.index import Index
@@ -16,6 +17,8 @@ _ADVICE = "launch the job corpus_release, or `kb run`"
 
 class NotPublishable(Exception):
     """The candidate may not become a release. The message says why and what to do."""
+
+    kind = ErrorClass.FAILED_CHECK
 
 
 @dataclass(frozen=True, slots=True)

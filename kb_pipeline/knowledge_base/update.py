@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from kb_pipeline import stages
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.knowledge_base.candidates import Candidate, Candidates
 from kb_pipeline.knowledge_base.gate import outstanding
@@ -115,7 +116,7 @@ class _Work:
 
     def sync(self, state: ConnectionState) -> None:
         """Bring one connection in step: those partitions whose rows the head isn't known to hold, or all of them."""
-        touched = [each for each in state.ready if not self._holds(full_key(each.partition), each.embeddings)]
+        touched = [each for each in state.ready if not self._holds(full_key(each.partition), each.last)]
         speaking = {full_key(each.partition) for each in state.ready} | {full_key(each) for each in state.kept}
         # A partition that speaks no more may have handed its rows to another one.
         whole = self._noted is None or bool(_of(self._noted.partitions, state.connection) - speaking)
@@ -196,7 +197,7 @@ def _found(index: Index | None) -> dict[str, set[str]]:
 def _not_ready(storage: Storage, states: Sequence[ConnectionState]) -> tuple[str, ...]:
     """Partitions that have vectors, but not of the model that is wanted now."""
     kept: list[Partition] = [partition for state in states for partition in state.kept]
-    return tuple(full_key(each) for each in kept if storage.table_path("embeddings", each).exists())
+    return tuple(full_key(each) for each in kept if storage.table_path(stages.INDEXED, each).exists())
 
 
 def _entries(last: Candidate | None, release: ReleaseRecord | None) -> Mapping[str, ReleasedPartition]:
@@ -219,7 +220,7 @@ def _ingredients(
     for state in states:
         for each in state.ready:
             key = full_key(each.partition)
-            partitions[key] = ReleasedPartition(state.type, state.connection, each.documents, each.embeddings, each.chunks)
+            partitions[key] = ReleasedPartition(state.type, state.connection, each.documents, each.last, each.chunks)
             if again or not releases.has_manifest(each.documents):
                 fingerprint, table = snapshot.manifest(storage, each.partition)
                 if fingerprint != each.documents:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kb_pipeline.findings import Finding, Severity
-from kb_pipeline.ingestion.chain import Orchestration
+from kb_pipeline.ingestion.work import Orchestration
 from kb_pipeline.knowledge_base import gate
 from kb_pipeline.knowledge_base.candidates import Candidate, Candidates
 from kb_pipeline.knowledge_base.index import TABLE, connect
