@@ -17,6 +17,7 @@ from kb_pipeline.settings.model import Settings
 from kb_pipeline.sources.base import Source, SourceConfig
 from kb_pipeline.sources.guard import guarded
 from kb_pipeline.sources.registry import build
+from kb_pipeline.storage import identity
 from kb_pipeline.storage.lease import LeaseStore
 from kb_pipeline.storage.partitions import Partition, layout
 from kb_pipeline.storage.state import State
@@ -123,6 +124,10 @@ class Workspace:
         """The source of a connection."""
         config, context = self.connection(name), self.settings.context
         return guarded(build(config, context), config, context)
+
+    def fingerprint(self, connection: str) -> str:
+        """Digest of a connection's settings. A secret counts by the name of its variable."""
+        return identity.digest("connection", self.connection(connection).model_dump(mode="json"))
 
     def partitions(self, connection: str) -> tuple[Partition, ...]:
         """The partitions of a connection by kb.yaml."""
