@@ -1,7 +1,7 @@
 """The ZIP files that documents are: Office Open XML, OpenDocument, EPUB.
 
-What belongs here: the checks before any member is read, and the reading of members within bounds. What doesn't: what the
-members mean. Nothing here trusts a size or a name; nothing is ever written to disk.
+What belongs here: what a document's ZIP file may be, and reading its members. What doesn't: the guard in front of every
+ZIP file (``archives``), what the members mean. Nothing is ever written to disk.
 """
 
 from __future__ import annotations
@@ -9,9 +9,19 @@ from __future__ import annotations
 import io
 import posixpath
 import zipfile
-import zlib
 from collections.abc import Iterator
 
+from kb_pipeline.archives.zip_format import DamagedMember, unpack
+from kb_pipeline.archives.zip_guard import (
+    RATIO_FROM,
+    Refused,
+    directory,
+    extents,
+    is_encrypted,
+    is_safe,
+    path_of,
+    problem_of,
+)
 from kb_pipeline.parsing.errors import ParseError
 from kb_pipeline.parsing.signatures import OLE, encrypted_office
 from kb_pipeline.statuses import Status
@@ -21,9 +31,7 @@ MAX_UNPACKED = 512 << 20
 """Bytes of all members together, and so of each."""
 
 _RATIO = 400  # unpacked to packed; sheets of many equal cells reach 200, bombs 1,000
-_RATIO_FROM = 8 << 20  # bytes; below this a bomb is harmless
-_ENCRYPTED = 0x1 | 0x40 | 0x2000  # the member, strongly, its header
-_NO_MEMORY = "Error -4 "  # Z_MEM_ERROR
+_BLOCK = 1 << 20  # bytes unpacked at a time
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 
@@ -33,35 +41,39 @@ class Container:
     def __init__(self, data: bytes, what: str) -> None:
         """Check ``data``. Nothing is unpacked yet.
 
-        Raises ParseError: ENCRYPTED, CORRUPT for what is no ZIP file or has a name that leads outside, TOO_LARGE for more
-        members or bytes than any document has, or for a ratio that only bombs have, UNSUPPORTED for another packing than
-        Deflate and for the formats of Office 97.
+        Raises ParseError: ENCRYPTED, CORRUPT for what is no ZIP file, has a name that leads outside or members whose bytes
+        overlap, TOO_LARGE for more members or bytes than any document has, or for a ratio that only bombs have, UNSUPPORTED
+        for another packing than Deflate and for the formats of Office 97.
         """
         self._what = what
         if data.startswith(OLE):
             if encrypted_office(data):
                 raise ParseError(Status.ENCRYPTED, f"{what} needs a password.")
             raise ParseError(Status.UNSUPPORTED, f"{what} is in the format of Office 97.")
+        self._data = data
         try:
-            self._zip = zipfile.ZipFile(io.BytesIO(data))
-            infos = self._zip.infolist()
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError) as error:
-            raise ParseError(Status.CORRUPT, f"{what} is not a whole ZIP file: {error}.") from None
-        if len(infos) > MAX_MEMBERS:
-            raise ParseError(Status.TOO_LARGE, f"{what} has {len(infos):,} members; the limit is {MAX_MEMBERS:,}.")
+            infos, start = directory(io.BytesIO(data), MAX_MEMBERS, f"the limit, {MAX_MEMBERS:,}")
+        except Refused as refusal:
+            raise ParseError(refusal.problem[0], f"{what} is not opened: {refusal}.") from None
         total = sum(info.file_size for info in infos)
         if total > MAX_UNPACKED:
             raise ParseError(Status.TOO_LARGE, f"{what} unpacks to {total:,} bytes; the limit is {MAX_UNPACKED:,}.")
-        if total > _RATIO_FROM and total > _RATIO * len(data):
+        if total > RATIO_FROM and total > _RATIO * len(data):
             raise ParseError(Status.TOO_LARGE, f"{what} unpacks to {total / len(data):.0f} times its size.")
+        self._ends, shared = extents(infos, start)
         for info in infos:
-            if info.filename.startswith("/") or ".." in info.filename.split("/"):
-                raise ParseError(Status.CORRUPT, f"{what} has a member whose name leads outside: {info.filename[:100]}")
-            if info.flag_bits & _ENCRYPTED:
-                raise ParseError(Status.ENCRYPTED, f"{what} needs a password.")
-            if info.compress_type not in _METHODS:
-                raise ParseError(Status.UNSUPPORTED, f"{what} is packed by a method that documents don't use.")
+            self._check(info, shared)
+        self._members = infos
         self._infos = {info.filename: info for info in infos}
+
+    def _check(self, info: zipfile.ZipInfo, shared: set[int]) -> None:
+        path = path_of(info)
+        if not is_safe(path.rstrip("/") if info.is_dir() else path):
+            raise ParseError(Status.CORRUPT, f"{self._what} has a member whose name leads outside: {path[:100]}")
+        if is_encrypted(info):
+            raise ParseError(Status.ENCRYPTED, f"{self._what} needs a password.")
+        if problem := problem_of(info, _METHODS, shared, _RATIO):
+            raise ParseError(problem[0], f"{self._what} has a member that is not opened, {path[:100]}: {problem[1]}.")
 
     def __contains__(self, name: str) -> bool:
         return name in self._infos
@@ -72,7 +84,7 @@ class Container:
 
     def members(self) -> Iterator[tuple[zipfile.ZipInfo, bytes]]:
         """Yield every member that isn't a folder with its bytes, also several of one name. Raises ParseError(CORRUPT)."""
-        for info in self._zip.infolist():
+        for info in self._members:
             if not info.is_dir():
                 yield info, self._read(info)
 
@@ -84,16 +96,18 @@ class Container:
         return self._read(info)
 
     def _read(self, info: zipfile.ZipInfo) -> bytes:
+        def read_at(offset: int, size: int) -> bytes:
+            return self._data[offset : offset + size]
+
+        parts = []
         try:
             # No more is unpacked than the directory says.
-            return self._zip.read(info)
-        except zlib.error as error:
-            # zlib takes a refusal of memory for an error like others.
-            if str(error).startswith(_NO_MEMORY):
-                raise MemoryError from None
+            fill = unpack(read_at, info, self._ends[id(info)])
+            while part := fill(_BLOCK):
+                parts.append(part)
+        except DamagedMember as error:
             raise self._damaged(info.filename, error) from None
-        except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-            raise self._damaged(info.filename, error) from None
+        return b"".join(parts)
 
     def read_if_there(self, name: str) -> bytes | None:
         """Return the bytes of a member, or None when it isn't there. Raises ParseError(CORRUPT) when it is damaged."""

@@ -1,7 +1,7 @@
 """The source type local_zip: the members of zip archives, read in place and never extracted.
 
 What belongs here: which archives and members are listed, under which key, and in which order. What doesn't: which
-members are safe to read (zip_members.py), the bytes of the format (zip_format.py).
+members are safe to read (zip_members.py), the bytes of the format (``archives``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from urllib.parse import quote
 
 from pydantic import Field, field_validator
 
+from kb_pipeline.archives.zip_format import DamagedMember, unpack
+from kb_pipeline.archives.zip_guard import Problem, Refused
 from kb_pipeline.sources.base import (
     Item,
     ItemCorrupt,
@@ -35,8 +37,7 @@ from kb_pipeline.sources.globs import Globs, has_wildcard, normalise
 from kb_pipeline.sources.names import escape, unescape
 from kb_pipeline.sources.streams import stream
 from kb_pipeline.sources.tree import Tree
-from kb_pipeline.sources.zip_format import unpack
-from kb_pipeline.sources.zip_members import SEPARATOR, Member, Problem, Refused, ZipLimits, members, unpacked
+from kb_pipeline.sources.zip_members import SEPARATOR, Member, ZipLimits, members, unpacked
 from kb_pipeline.statuses import Status
 
 _KEPT_MEMBERS = 50_000  # about 45 MB
@@ -178,7 +179,7 @@ class LocalZip:
             raise ItemCorrupt(item.problem_detail or "not a member of an archive")
         archive, descriptor, stamp, member = self._find_member(item.parent, item)
 
-        def guard(error: ItemCorrupt) -> Exception:
+        def guard(error: DamagedMember) -> Exception:
             if _stamp(os.fstat(descriptor)) != stamp:
                 return ItemUnreadable(f"{archive} changed while it was read.")
             return ItemCorrupt(f"{item.key}: {error}")
@@ -188,13 +189,13 @@ class LocalZip:
             try:
                 holder = self._holder(archive, descriptor, stamp, member)
                 unpack_more = unpack(_reader(holder, archive), member.info, member.end)
-            except ItemCorrupt as error:
+            except DamagedMember as error:
                 raise guard(error) from error
 
             def fill(size: int) -> bytes:
                 try:
                     return unpack_more(size)
-                except ItemCorrupt as error:
+                except DamagedMember as error:
                     raise guard(error) from error
 
             with stream(fill) as opened:
@@ -351,7 +352,7 @@ class LocalZip:
     def _holder(self, archive: str, descriptor: int, stamp: tuple[int, ...], member: Member) -> int:
         """A descriptor of the file whose bytes hold the member, for the caller to close: archive or unpacked inner one.
 
-        Raises ItemCorrupt and ItemUnreadable.
+        Raises DamagedMember and ItemUnreadable.
         """
         if member.container is None:
             return os.dup(descriptor)

@@ -1,27 +1,24 @@
 """What a zip archive holds: its members and those of archives in it, each with the reason why it isn't to be read, if any.
 
-What belongs here: bounds and judgement over a directory of unknown origin. What doesn't: the bytes of the format
-(zip_format.py); keys, patterns and files (local_zip.py). Nothing here trusts a size, a name or an offset.
+What belongs here: judgement over the members of an archive that a source lists. What doesn't: what holds of every ZIP
+file (``archives``); keys, patterns and files (local_zip.py). Nothing here trusts a size, a name or an offset.
 """
 
 from __future__ import annotations
 
-import errno
 import io
-import re
 import stat
-import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
-from zipfile import BadZipFile, ZipFile, ZipInfo
+from zipfile import ZipInfo
 
-from kb_pipeline.sources.base import ItemCorrupt
+from kb_pipeline.archives.zip_format import METHODS, DamagedMember, unpack
+from kb_pipeline.archives.zip_guard import Problem, Refused, directory, extents, is_safe, original_name, path_of, problem_of
 from kb_pipeline.sources.names import escape, numbered
 from kb_pipeline.sources.streams import BLOCK
-from kb_pipeline.sources.zip_format import METHODS, OVERLAP, SMALLEST_HEADER, directory_size, unpack
 from kb_pipeline.statuses import Status
 
 SEPARATOR = "!/"
@@ -33,13 +30,8 @@ ARCHIVE = "archive"
 DEPTH = "depth"
 """The rule that leaves out an archive that lies too deep in others to be opened."""
 
-_LARGEST_DIRECTORY = 64 << 20  # bytes of central directory that are parsed, about ten times as much in memory
-_RATIO_FROM = 8 << 20  # bytes; below this a bomb is harmless, and repetitive logs are packed as densely
 _TOTAL_RATIO_FROM = 64 << 20  # bytes; below this all members together can't
-_DRIVE = re.compile(r"[A-Za-z]:")
-_ENCRYPTED = 0x1 | 0x40 | 0x2000  # the member, strongly, its header
 
-Problem = tuple[Status, str]
 ReadAt = Callable[[int, int], bytes]
 
 
@@ -89,14 +81,6 @@ class Member:
         return f"{self.info.CRC:08x}-{self.info.file_size}{status}"
 
 
-class Refused(Exception):
-    """An archive is not opened: the status, and a sentence."""
-
-    def __init__(self, status: Status, sentence: str) -> None:
-        super().__init__(sentence)
-        self.problem: Problem = status, sentence
-
-
 def members(file: BinaryIO, limits: ZipLimits, rule: Callable[[str], str | None], scratch: Path | None) -> dict[str, Member]:
     """Members by unique name; those of an archive in the archive are named "<archive>!/<member>".
 
@@ -109,7 +93,7 @@ def members(file: BinaryIO, limits: ZipLimits, rule: Callable[[str], str | None]
 
 
 def unpacked(read_at: ReadAt, member: Member, scratch: Path | None) -> BinaryIO:
-    """A member's bytes in an unnamed temporary file. Raises ItemCorrupt, and OSError when the file can't be written."""
+    """A member's bytes in an unnamed temporary file. Raises DamagedMember, and OSError when the file can't be written."""
     file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - it outlives this call
     try:
         fill = unpack(read_at, member.info, member.end)
@@ -134,14 +118,14 @@ class _Walk:
 
     def enter(self, file: BinaryIO, holder: str, container: Member | None, depth: int) -> None:
         """Take in the members of one archive. Raises Refused, with nothing taken in."""
-        infos, start = _directory(file, self._limits.members - len(self.found), self._limits.members)
-        ends, shared = _extents(infos, start)
+        infos, start = directory(file, self._limits.members - len(self.found), f"max_members, {self._limits.members:,}")
+        ends, shared = extents(infos, start)
         folder = f"{container.path}/" if container else ""
         judged: dict[str, Member] = {}
         for name, info in _named(infos).items():
-            own = _path(info)
+            own = path_of(info)
             path = folder + own if folder else own
-            excluded, problem = self._judge(info, own, path, depth, id(info) in shared)
+            excluded, problem = self._judge(info, own, path, depth, shared)
             judged[name] = Member(info, path, ends[id(info)], holder, container, excluded, problem)
         self._unpacked += self._total(judged, file.seek(0, io.SEEK_END))
         prefix = f"{holder}{SEPARATOR}" if holder else ""
@@ -171,17 +155,17 @@ class _Walk:
         try:
             with unpacked(read_at, member, self._scratch) as inner:
                 self.enter(inner, key, member, depth + 1)
-        except ItemCorrupt as error:
+        except DamagedMember as error:
             return replace(member, problem=(Status.CORRUPT, str(error)))
         except Refused as refusal:
             return replace(member, problem=refusal.problem)
         return replace(member, excluded=ARCHIVE)
 
-    def _judge(self, info: ZipInfo, own: str, path: str, depth: int, shared: bool) -> tuple[str | None, Problem | None]:
+    def _judge(self, info: ZipInfo, own: str, path: str, depth: int, shared: set[int]) -> tuple[str | None, Problem | None]:
         """(rule that leaves a member out, what is wrong with it); ``own`` is its path in its own archive."""
         excluded: str | None = None
         problem: Problem | None = None
-        if not _safe(own):
+        if not is_safe(own):
             problem = Status.CORRUPT, "unsafe member path"
         elif _hidden(path):
             excluded = "hidden"
@@ -189,18 +173,8 @@ class _Walk:
             excluded = "link"
         elif (rule := self._rule(path)) and not (rule == "include" and depth < self._limits.depth and _is_archive(path)):
             excluded = rule
-        elif info.flag_bits & _ENCRYPTED:
-            problem = Status.ENCRYPTED, "the member needs a password"
-        elif info.compress_type not in METHODS:
-            problem = (
-                Status.UNSUPPORTED,
-                f"compression method {info.compress_type} is not supported: pack it again with deflate",
-            )
-        elif shared:
-            problem = Status.CORRUPT, OVERLAP
-        elif info.file_size > _RATIO_FROM and info.file_size > self._limits.ratio * info.compress_size:
-            claim = f"{info.compress_size:,} bytes that claim to unpack to {info.file_size:,}"
-            problem = Status.TOO_LARGE, f"{claim}; max_ratio is {self._limits.ratio}"
+        else:
+            problem = problem_of(info, METHODS, shared, self._limits.ratio, "max_ratio")
         return excluded, problem
 
     def _total(self, judged: dict[str, Member], packed: int) -> int:
@@ -219,58 +193,14 @@ class _Walk:
         return numbered(name, self.found)
 
 
-def _directory(file: BinaryIO, room: int, limit: int) -> tuple[list[ZipInfo], int]:
-    """The entries of an archive, and the offset of its directory. Raises Refused, and OSError of the file itself."""
-    try:
-        entries, size = directory_size(file)
-        if entries > room:
-            raise Refused(Status.TOO_LARGE, f"{entries:,} members are more than max_members, {limit:,}")
-        if size > _LARGEST_DIRECTORY:
-            raise Refused(Status.TOO_LARGE, f"a directory of {size:,} bytes; the limit is {_LARGEST_DIRECTORY:,}")
-        with ZipFile(file) as opened:
-            infos, start = opened.infolist(), opened.start_dir
-    except (BadZipFile, struct.error, ValueError, EOFError, NotImplementedError, OverflowError) as error:
-        raise Refused(Status.CORRUPT, f"not a valid zip archive: {error}") from error
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # zipfile seeks where a damaged archive points to, below zero too
-            raise
-        raise Refused(Status.CORRUPT, "not a valid zip archive") from error
-    if len(infos) > room:
-        raise Refused(Status.TOO_LARGE, f"{len(infos):,} members are more than max_members, {limit:,}")
-    return infos, start
-
-
-def _extents(infos: list[ZipInfo], start: int) -> tuple[dict[int, int], set[int]]:
-    """Where each member ends at the latest, and those that reach into another one, both by the ids of their entries.
-
-    A member takes at least its header and its packed bytes. That its name and extra field end in time is seen when it is
-    read: only then its header is.
-    """
-    ordered = sorted(infos, key=lambda info: info.header_offset)
-    ends: dict[int, int] = {}
-    shared: set[int] = set()
-    reached, reaching = 0, 0
-    for place, info in enumerate(ordered):
-        following = ordered[place + 1].header_offset if place + 1 < len(ordered) else start
-        end = info.header_offset + SMALLEST_HEADER + info.compress_size
-        ends[id(info)] = min(following, start)
-        if end > ends[id(info)]:
-            shared.add(id(info))
-        if info.header_offset < reached:
-            shared.update((id(info), reaching))
-        if end > reached:
-            reached, reaching = end, id(info)
-    return ends, shared
-
-
 def _named(infos: list[ZipInfo]) -> dict[str, ZipInfo]:
     """Entries by unique name: of those with the same name, the later ones get "#2", "#3", ... Folders are left out."""
     found: dict[str, ZipInfo] = {}
     repeated: list[tuple[str, ZipInfo]] = []
     for info in infos:
-        if info.file_size == 0 and _original(info).endswith(("/", "\\")):
+        if info.file_size == 0 and original_name(info).endswith(("/", "\\")):
             continue
-        name = escape(_original(info)).replace("\0", "\\0")
+        name = escape(original_name(info)).replace("\0", "\\0")
         if name in found:
             repeated.append((name, info))
         else:
@@ -285,28 +215,8 @@ def _named(infos: list[ZipInfo]) -> dict[str, ZipInfo]:
     return found
 
 
-def _original(info: ZipInfo) -> str:
-    return info.orig_filename  # filename is what zipfile made of it: cut off at a NUL
-
-
-def _path(info: ZipInfo) -> str:
-    # Old tools write "\" between folders; the key keeps it, everything else sees a path.
-    return _original(info).replace("\\", "/")
-
-
 def _is_archive(path: str) -> bool:
     return path.lower().endswith(".zip")
-
-
-def _safe(path: str) -> bool:
-    return not (
-        path == ""
-        or path.startswith("/")
-        or path.endswith("/")
-        or "\0" in path
-        or _DRIVE.match(path)
-        or ".." in path.split("/")
-    )
 
 
 def _hidden(path: str) -> bool:

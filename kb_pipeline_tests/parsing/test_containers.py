@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 import zipfile
 
@@ -86,6 +87,38 @@ def test_no_more_is_unpacked_than_the_directory_says() -> None:
     with pytest.raises(ParseError) as caught:
         Container(bytes(data), "The document").read("a")
     assert caught.value.status is Status.CORRUPT
+
+
+def test_members_that_share_their_bytes() -> None:
+    data = bytearray(pack({"a": b"x" * 1_000, "b": b"y" * 1_000}))
+    first = data.index(b"PK\x01\x02")
+    second = data.index(b"PK\x01\x02", first + 1)
+    struct.pack_into("<I", data, second + 42, 0)  # the second member's offset: where the first begins
+    with pytest.raises(ParseError, match="overlap") as caught:
+        Container(bytes(data), "The document")
+    assert caught.value.status is Status.CORRUPT
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "C:/a", "..\\a", "a/../../b"])
+def test_names_that_lead_outside(name: str) -> None:
+    with pytest.raises(ParseError, match="leads outside") as caught:
+        Container(pack({name: "x"}), "The document")
+    assert caught.value.status is Status.CORRUPT
+
+
+def test_a_dense_member_among_many_bytes() -> None:
+    """The whole is not dense, one member is: a guard that looks at the sum alone lets it through."""
+    noise = random.Random(1).randbytes(256 << 10)
+    with pytest.raises(ParseError, match="claim to unpack") as caught:
+        Container(pack({"a": noise, "b": b" " * (24 << 20)}), "The document")
+    assert caught.value.status is Status.TOO_LARGE
+
+
+def test_a_directory_larger_than_any() -> None:
+    data = bytearray(pack({"a": "x"}))
+    struct.pack_into("<I", data, data.rindex(b"PK\x05\x06") + 12, 100 << 20)
+    with pytest.raises(ParseError, match="a directory of"):
+        Container(bytes(data), "The document")
 
 
 def test_a_damaged_member() -> None:

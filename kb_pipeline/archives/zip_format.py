@@ -15,8 +15,6 @@ from collections.abc import Callable
 from typing import BinaryIO, Protocol
 from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, BadZipFile, ZipInfo
 
-from kb_pipeline.sources.base import ItemCorrupt
-
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR_64 = struct.Struct("<4sLQL")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
@@ -33,6 +31,11 @@ METHODS = frozenset({ZIP_STORED, ZIP_DEFLATED, ZIP_BZIP2, ZIP_LZMA})
 """The compression methods that ``unpack`` knows."""
 
 _LARGEST_DICTIONARY = 64 << 20  # bytes an LZMA member may make us allocate
+_NO_MEMORY = "Error -4 "  # Z_MEM_ERROR
+
+
+class DamagedMember(Exception):
+    """A member's bytes are provably not what the archive declares."""
 
 
 def directory_size(file: BinaryIO) -> tuple[int, int]:
@@ -68,7 +71,7 @@ def unpack(read_at: Callable[[int, int], bytes], info: ZipInfo, end: int) -> Cal
     """A function that delivers the next 1 to n bytes of a member, or b"" at its end.
 
     ``read_at(offset, size)`` reads the archive; from ``end`` on nothing in it is the member's. The function raises
-    ItemCorrupt as soon as there are more bytes than the archive declares, and at the end when there are fewer or their
+    DamagedMember as soon as there are more bytes than the archive declares, and at the end when there are fewer or their
     checksum is wrong. It never holds more than n bytes unpacked, whatever the member's compression.
     """
     source = _Compressed(read_at, info, end)
@@ -83,17 +86,20 @@ def unpack(read_at: Callable[[int, int], bytes], info: ZipInfo, end: int) -> Cal
             # At the end one byte more than declared is asked for, to see that there is none.
             data = unpacker.read(max(1, min(size, left)))
         except (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError) as error:
-            raise ItemCorrupt(f"damaged compressed data: {error}") from error
+            # zlib takes a refusal of memory for an error like others.
+            if isinstance(error, zlib.error) and str(error).startswith(_NO_MEMORY):
+                raise MemoryError from None
+            raise DamagedMember(f"damaged compressed data: {error}") from error
         if len(data) > left:
-            raise ItemCorrupt(f"more than the declared {info.file_size} bytes")
+            raise DamagedMember(f"more than the declared {info.file_size} bytes")
         left -= len(data)
         checksum = zlib.crc32(data, checksum)
         if not data:
             done = True
             if left:
-                raise ItemCorrupt(f"{left} of the declared {info.file_size} bytes are missing")
+                raise DamagedMember(f"{left} of the declared {info.file_size} bytes are missing")
             if checksum != info.CRC:
-                raise ItemCorrupt(f"wrong checksum: {checksum:08x} instead of {info.CRC:08x}")
+                raise DamagedMember(f"wrong checksum: {checksum:08x} instead of {info.CRC:08x}")
         return data
 
     return fill
@@ -105,15 +111,15 @@ class _Compressed:
     def __init__(self, read_at: Callable[[int, int], bytes], info: ZipInfo, end: int) -> None:
         header = read_at(info.header_offset, _LOCAL.size)
         if len(header) < _LOCAL.size:
-            raise ItemCorrupt("the archive ends before the member")
+            raise DamagedMember("the archive ends before the member")
         signature, name, extra = _LOCAL.unpack(header)
         if signature != b"PK\x03\x04":
-            raise ItemCorrupt("the member doesn't begin where the archive says")
+            raise DamagedMember("the member doesn't begin where the archive says")
         self._read_at = read_at
         self._at = info.header_offset + _LOCAL.size + name + extra
         self._end = self._at + info.compress_size
         if self._end > end:
-            raise ItemCorrupt(OVERLAP)
+            raise DamagedMember(OVERLAP)
 
     def read(self, size: int) -> bytes:
         data = self._read_at(self._at, min(size, self._end - self._at)) if self._at < self._end else b""
@@ -165,20 +171,20 @@ def _unpacker(info: ZipInfo, source: _Compressed) -> _Unpacker:
         return _Blocks(source, bz2.BZ2Decompressor())
     if info.compress_type == ZIP_LZMA:
         return _Blocks(source, _lzma(source))
-    raise ItemCorrupt(f"compression method {info.compress_type} is not supported")
+    raise DamagedMember(f"compression method {info.compress_type} is not supported")
 
 
 def _lzma(source: _Compressed) -> lzma.LZMADecompressor:
     header = source.read(9)  # version (2), size of the properties (2, always 5), properties (5)
     if len(header) < 9 or header[2:4] != b"\x05\x00" or header[4] >= 9 * 5 * 5:
-        raise ItemCorrupt("damaged LZMA header")
+        raise DamagedMember("damaged LZMA header")
     rest, lc = divmod(header[4], 9)
     pb, lp = divmod(rest, 5)
     dictionary = int.from_bytes(header[5:9], "little")
     if dictionary > _LARGEST_DICTIONARY:
-        raise ItemCorrupt(f"an LZMA dictionary of {dictionary} bytes")
+        raise DamagedMember(f"an LZMA dictionary of {dictionary} bytes")
     filters = [{"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}]
     try:
         return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
     except (lzma.LZMAError, ValueError) as error:
-        raise ItemCorrupt(f"damaged LZMA header: {error}") from error
+        raise DamagedMember(f"damaged LZMA header: {error}") from error
