@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "kb_pipeline"
 FLOORS = [
     {"flow", "monitoring", "tables", "statuses", "findings"},
     {"archives"},
-    {"storage", "sources", "settings", "parsing", "chunking", "embedding"},
+    {"storage"},
+    {"sources", "settings", "parsing", "chunking", "embedding"},
     {"knowledge_base"},
     {"ingestion"},
     {"defs", "environment", "batch"},
