@@ -11,7 +11,7 @@ import pytest
 from kb_pipeline.findings import Finding, Severity
 from kb_pipeline.knowledge_base import gate
 from kb_pipeline.knowledge_base.candidates import Candidate
-from kb_pipeline.knowledge_base.index import TABLE, connect
+from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.knowledge_base.search import Release
 from kb_pipeline.orchestrator import Options, Orchestrator, Report
@@ -68,7 +68,7 @@ def test_damage_keeps_the_old_release_and_the_report_says_what_failed(project: P
     with dg.DagsterInstance.ephemeral() as instance:
         assert orchestrate(project, instance, HashEmbedder()).release == "release-1"
         # A row is gone from the index, and the table it must come back from holds it twice.
-        connect(storage).open_table(TABLE).delete("connection = 'north'")
+        storage.index_location.open(TABLE).delete("connection = 'north'")
         double(storage.root, "north")
         report = orchestrate(project, instance, HashEmbedder())
     assert (report.status, report.release) == ("failed", "release-1")

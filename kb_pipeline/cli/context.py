@@ -45,6 +45,7 @@ def told(command: F) -> F:
     from kb_pipeline.embedding.errors import ModelMismatch, ModelNotFound, UnsupportedModel
     from kb_pipeline.flow.errors import ErrorClass, classify, innermost
     from kb_pipeline.knowledge_base.releases import NoRelease
+    from kb_pipeline.knowledge_base.search import SearchError
     from kb_pipeline.sources.base import SourceError
     from kb_pipeline.storage.files import FilesError, FilesMisconfigured
     from kb_pipeline.storage.lease import LeaseHeld, LeaseLost
@@ -63,7 +64,7 @@ def told(command: F) -> F:
         ) as error:
             say(str(error))
             raise SystemExit(2) from None
-        except (FilesError, LeaseHeld, LeaseLost, NoRelease, SourceError) as error:
+        except (FilesError, LeaseHeld, LeaseLost, NoRelease, SearchError, SourceError) as error:
             say(str(error))
             raise SystemExit(1) from None
         except OSError as error:

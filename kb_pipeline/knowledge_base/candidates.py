@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from kb_pipeline.findings import Finding, Severity
-from kb_pipeline.knowledge_base.index import TABLE, connect, tags
+from kb_pipeline.knowledge_base.index import TABLE, tags
 from kb_pipeline.knowledge_base.ingredients import Model, ReleasedPartition, content_fingerprint
 from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.table import Storage, write_json
@@ -94,7 +94,7 @@ class Candidates:
         write_json(self._root / f"{candidate.id}.json", asdict(candidate))
 
         def tag() -> None:
-            table = connect(self._storage).open_table(TABLE)
+            table = self._storage.index_location.open(TABLE)
             # The old tag goes first: between the two there is no candidate, and a crash there costs a comparison.
             for name in table.tags.list():
                 if name.startswith(_TAG):
@@ -111,7 +111,7 @@ class Candidates:
         """Have no candidate: what it was made with is no longer asked for. Raises LeaseLost."""
 
         def untag() -> None:
-            table = connect(self._storage).open_table(TABLE)
+            table = self._storage.index_location.open(TABLE)
             for name in table.tags.list():
                 if name.startswith(_TAG):
                     table.tags.delete(name)

@@ -62,16 +62,15 @@ class Index:
     @classmethod
     def existing(cls, storage: Storage, dimension: int) -> Index | None:
         """The index as it is, for reading; None when there is none for vectors of this dimension."""
-        database = connect(storage)
-        if TABLE not in table_names(database):
+        table = storage.index_location.open(TABLE)
+        if table is None or not _same_columns(table.schema, _bare(dimension)):
             return None
-        table = database.open_table(TABLE)
-        return cls(storage, dimension, table) if _same_columns(table.schema, _bare(dimension)) else None
+        return cls(storage, dimension, table)
 
     @classmethod
     def at(cls, storage: Storage, dimension: int, version: int) -> Index:
         """One version of the index, for reading. Raises ValueError when it is gone."""
-        table = connect(storage).open_table(TABLE)
+        table = storage.index_location.open(TABLE)
         table.checkout(version)
         return cls(storage, dimension, table)
 
@@ -81,9 +80,9 @@ class Index:
         found = cls.existing(storage, dimension)
         if found is not None:
             return found
-        database = connect(storage)
-        mode = "overwrite" if TABLE in table_names(database) else "create"
-        return cls(storage, dimension, database.create_table(TABLE, schema=_bare(dimension), mode=mode))
+        location = storage.index_location
+        mode = "overwrite" if location.exists(TABLE) else "create"
+        return cls(storage, dimension, location.connect().create_table(TABLE, schema=_bare(dimension), mode=mode))
 
     @property
     def version(self) -> int:
@@ -104,7 +103,7 @@ class Index:
 
     def clear(self) -> None:
         """Start the head anew (tagged versions stay readable): vectors of two models must never mix."""
-        database = connect(self._storage)
+        database = self._storage.index_location.connect()
         self.table = database.create_table(TABLE, schema=_bare(self._dimension), mode="overwrite")
 
     def read_through(self) -> None:
@@ -250,27 +249,10 @@ def _same_columns(one: pa.Schema, other: pa.Schema) -> bool:
     return bool(one.names == other.names and one.field("vector").type == other.field("vector").type)
 
 
-def connect(storage: Storage) -> Any:
-    """The LanceDB database of the knowledge base."""
-    import lancedb
-
-    storage.knowledge_base_path.mkdir(parents=True, exist_ok=True)
-    return lancedb.connect(str(storage.knowledge_base_path / "index"))
-
-
-def table_names(database: Any) -> list[str]:
-    """Names of the tables of a LanceDB database."""
-    return list(database.list_tables().tables)
-
-
 def tags(storage: Storage) -> dict[str, int]:
-    """Tag -> version of the index; nothing before the first update. Makes no folder."""
-    if not (storage.knowledge_base_path / "index").exists():
-        return {}
-    database = connect(storage)
-    if TABLE not in table_names(database):
-        return {}
-    return {name: int(each["version"]) for name, each in database.open_table(TABLE).tags.list().items()}
+    """Tag -> version of the index; nothing before the first update."""
+    table = storage.index_location.open(TABLE)
+    return {} if table is None else {name: int(each["version"]) for name, each in table.tags.list().items()}
 
 
 def quote(value: str) -> str:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from kb_pipeline import tables
 from kb_pipeline.knowledge_base.candidates import Candidate
-from kb_pipeline.knowledge_base.index import TABLE, connect, tags
+from kb_pipeline.knowledge_base.index import TABLE, tags
 from kb_pipeline.knowledge_base.ingredients import ReleasedPartition, content_fingerprint
 from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.table import Storage, create_json, write_json
@@ -118,7 +118,7 @@ class Releases:
         record = self._create_record(candidate)
 
         def move() -> None:
-            table = connect(self._storage).open_table(TABLE)
+            table = self._storage.index_location.open(TABLE)
             table.tags.create(record.name, record.version)
             _point(table, record.version)
 
@@ -171,7 +171,7 @@ class Releases:
         def move() -> None:
             # The pin comes first: a crash in between must not let the next run publish over the rollback.
             write_json(self._pin_path(), {"release": record.name, "at": datetime.now(UTC).isoformat()})
-            _point(connect(self._storage).open_table(TABLE), record.version)
+            _point(self._storage.index_location.open(TABLE), record.version)
 
         lease.publish(move)
         return record
@@ -184,7 +184,7 @@ class Releases:
 
     def forget(self, record: ReleaseRecord) -> None:
         """Drop a release's tag and record (gc)."""
-        table = connect(self._storage).open_table(TABLE)
+        table = self._storage.index_location.open(TABLE)
         if record.name in table.tags.list():
             table.tags.delete(record.name)
         self._record_path(record.name).unlink(missing_ok=True)

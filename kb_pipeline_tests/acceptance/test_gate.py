@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kb_pipeline.knowledge_base.index import TABLE, connect
+from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.storage.table import Storage
 from kb_pipeline_tests.acceptance.project import Project, directory, sentences
 from kb_pipeline_tests.damage import double, rewrite
@@ -20,7 +20,7 @@ def test_damage_keeps_the_old_release_is_named_and_healed(tmp_path: Path) -> Non
     assert [finding["passed"] for finding in looked.json["findings"]] == [True, True, True]
 
     # The index lost a row, and the tables that it must come back from have every row twice.
-    connect(Storage(project.storage)).open_table(TABLE).delete("text LIKE '%pensions%'")
+    Storage(project.storage).index_location.open(TABLE).delete("text LIKE '%pensions%'")
     double(project.storage, "notes")
     looked = project.kb("verify", exits=1)
     assert "WRONG: the head of the index differs from its tables: " in looked.stdout

@@ -11,7 +11,7 @@ from kb_pipeline.findings import Finding, Severity
 from kb_pipeline.ingestion.work import Orchestration
 from kb_pipeline.knowledge_base import gate
 from kb_pipeline.knowledge_base.candidates import Candidate, Candidates
-from kb_pipeline.knowledge_base.index import TABLE, connect
+from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.publish import NotPublishable, Publication
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.storage.lease import LeaseLost
@@ -146,7 +146,7 @@ def test_publishing_alone_a_candidate_that_the_index_moved_on_from_says_what_to_
     edit(world, "deserts wait")
     index_alone(world)
     check(world)
-    connect(world.storage).open_table(TABLE).delete("connection = 'beta'")
+    world.storage.index_location.open(TABLE).delete("connection = 'beta'")
     with pytest.raises(NotPublishable, match=r"the index has changed since .*corpus_release"):
         publish_alone(world)
     assert "rivers run to the sea" in texts(world)

@@ -14,7 +14,7 @@ from kb_pipeline.embedding.vector_store import VectorStore
 from kb_pipeline.ingestion import gc
 from kb_pipeline.ingestion.gc import collect
 from kb_pipeline.knowledge_base.candidates import Candidates, is_candidate_tag
-from kb_pipeline.knowledge_base.index import TABLE, Index, connect
+from kb_pipeline.knowledge_base.index import TABLE, Index
 from kb_pipeline.knowledge_base.releases import NoRelease, Releases
 from kb_pipeline.storage.lease import LeaseHeld
 from kb_pipeline_tests.acceptance.world import CountingEmbedder, WordEmbedder, World
@@ -28,7 +28,7 @@ def edit(world: World, times: int) -> None:
 
 
 def store(world: World) -> VectorStore:
-    return VectorStore(world.storage.vectors_path, world.embedder.model_id, world.embedder.dimension)
+    return VectorStore(world.storage.vectors_location, world.embedder.model_id, world.embedder.dimension)
 
 
 def releases(world: World) -> list[str]:
@@ -94,7 +94,7 @@ def test_versions_before_the_oldest_kept_release_are_freed(world: World, monkeyp
     first, last = (Releases(world.storage).get(name).version for name in ("release-1", "release-4"))
     monkeypatch.setattr(gc, "MARGIN", timedelta(seconds=0.2))
     collect(world.workspace, keep=1)
-    versions = [each["version"] for each in connect(world.storage).open_table(TABLE).list_versions()]
+    versions = [each["version"] for each in world.storage.index_location.open(TABLE).list_versions()]
     assert first < min(versions) <= last
 
 
@@ -145,13 +145,13 @@ def test_what_gone_processes_had_staged_goes_and_what_lives_stays(world: World) 
 
 def test_a_publication_that_did_not_come_about_leaves_nothing_behind(world: World) -> None:
     world.run()
-    table = connect(world.storage).open_table(TABLE)
+    table = world.storage.index_location.open(TABLE)
     table.tags.create("release-9", table.version)
     records = world.storage.knowledge_base_path / "releases"
     shutil.copy(records / "release-1.json", records / "release-7.json")
     assert releases(world) == ["release-1"], "neither a record nor a tag alone is a release"
     collect(world.workspace, keep=1)
-    tags = connect(world.storage).open_table(TABLE).tags.list()
+    tags = world.storage.index_location.open(TABLE).tags.list()
     assert {name for name in tags if not is_candidate_tag(name)} == {"release-1", "current"}
     assert [path.name for path in records.iterdir()] == ["release-1.json"]
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from kb_pipeline.findings import Finding
-from kb_pipeline.knowledge_base.index import TABLE, connect
+from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline_tests.acceptance.world import World, orchestration
 from kb_pipeline_tests.damage import double, rewrite
@@ -115,7 +115,7 @@ def test_what_is_newer_than_the_release_is_not_judged(world: World) -> None:
 def test_an_index_that_is_being_updated_is_not_judged(world: World) -> None:
     world.run()
     with world.workspace.leases.acquire("corpus/knowledge_base", "a run"):
-        connect(world.storage).open_table(TABLE).delete("connection = 'alpha'")  # on its way to something else
+        world.storage.index_location.open(TABLE).delete("connection = 'alpha'")  # on its way to something else
         _, _, head = world.chain.verify()
     assert head.passed
     assert "was not looked at" in head.sentence
@@ -129,7 +129,7 @@ def test_a_candidate_that_waits_at_its_checks_is_verified_at_the_head(world: Wor
         world.ingest(partition)
     world.chain.index(orchestration(), world.kb_model)
     assert verdicts(world) == [True, True, True]
-    connect(world.storage).open_table(TABLE).delete("connection = 'beta'")
+    world.storage.index_location.open(TABLE).delete("connection = 'beta'")
     assert verdicts(world) == [True, True, False]
 
 
