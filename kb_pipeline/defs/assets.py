@@ -7,9 +7,8 @@ What belongs here: keys, partitions, pools, metadata. What doesn't: the work, wh
 # No `from __future__ import annotations`: Dagster looks at the annotations of `context` as objects.
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,12 @@ from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, RETRY_POLICY, combin
 from kb_pipeline.defs.partitions import drop_superseded, partitions_def
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.flow.errors import classify
-from kb_pipeline.ingestion.chain import Chain, Pending
+from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.knowledge_base.publish import Model
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition, parse_key
+from kb_pipeline.storage.table import Staged
 
 KNOWLEDGE_BASE = dg.AssetKey(["corpus", "knowledge_base"])
 _DATA_VERSION_TAG = "dagster/data_version"
@@ -97,69 +97,51 @@ def _stage(type_: str, stage: Stage) -> dg.AssetsDefinition:
         description=stage.description,
         metadata={"dagster/column_schema": column_schema(stage.schema(1))},
     )
-    def made(context: dg.AssetExecutionContext) -> Iterator[dg.Output[Any]]:
+    def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         embedder = context.resources.embedder if stage.embeds else None
-        yield from _run_stage(context, context.resources.chain, type_, stage, embedder)
+        return _make(context, context.resources.chain, type_, stage, embedder)
 
     return made
 
 
-def _run_stage(
+def _make(
     context: dg.AssetExecutionContext, chain: Chain, type_: str, stage: Stage, embedder: Embedder | None
-) -> Iterator[dg.Output[Any]]:
-    """Run one stage for every partition of the run, each on its own; the IO manager publishes at the yield.
+) -> dg.MaterializeResult[Any]:
+    """Make and publish one stage of every partition of the run, each on its own.
 
     When some partitions fail, the others are published and recorded all the same, and the run fails naming those that did.
     """
     orchestration = of_run(context)
-    asset = stage.name
-    pending: dict[str, Pending] = {}
+    made: dict[str, Staged] = {}
     failures: dict[str, dg.Failure] = {}
-    with ExitStack() as leases:
-        for key in context.partition_keys:
-            partition = parse_key(type_, key)
-            try:
-                pending[key] = leases.enter_context(chain.prepare(stage, partition, orchestration, embedder))
-            except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
-                failures[key] = failure(f"{type_}/{asset} of {key}", error)
-                _record(context, chain, partition, asset, (classify(error).value, str(error)))
-        if failures:
-            _publish_by_hand(context, pending, failures, stage.preview)
-            _record_success(context, chain, type_, asset, set(pending) - set(failures))
-            raise combined(list(failures.values()), _advice(f"{type_}/{asset}", failures, set(pending) - set(failures)))
-        for key, each in pending.items():
-            # Per partition: metadata of the output itself would be recorded alike for every partition of the run.
-            context.add_asset_metadata(_metadata(each, stage.preview), partition_key=key)
-        fingerprints = sorted(each.staged.fingerprint for each in pending.values())
-        version = fingerprints[0] if len(fingerprints) == 1 else identity.digest(fingerprints)
-        # The publication happens while this generator is suspended: the leases are still held then.
-        yield dg.Output(pending, data_version=dg.DataVersion(version))
-        _record_success(context, chain, type_, asset, pending)
-
-
-def _publish_by_hand(
-    context: dg.AssetExecutionContext,
-    pending: Mapping[str, Pending],
-    failures: dict[str, dg.Failure],
-    preview_columns: Sequence[str],
-) -> None:
-    """Publish what is ready in a run that must fail: an output would be recorded for the failed partitions as well."""
-    for key, each in pending.items():
-        metadata = _metadata(each, preview_columns)
+    for key in context.partition_keys:
+        partition = parse_key(type_, key)
         try:
-            each.publish()
+            made[key] = chain.make(stage, partition, orchestration, embedder)
         except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
-            failures[key] = failure(f"{context.asset_key.to_user_string()} of {key}", error)
-            continue
-        tags = {_DATA_VERSION_TAG: each.staged.fingerprint}
-        context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata, tags=tags))
+            failures[key] = failure(f"{type_}/{stage.name} of {key}", error)
+            _record(context, chain, partition, stage.name, (classify(error).value, str(error)))
+        else:
+            _record(context, chain, partition, stage.name, None)
+    if failures:
+        for key, staged in made.items():
+            # By hand: a result would be recorded for the partitions that failed as well.
+            tags = {_DATA_VERSION_TAG: staged.fingerprint}
+            metadata = _metadata(staged, stage.preview)
+            context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata, tags=tags))
+        raise combined(list(failures.values()), _advice(f"{type_}/{stage.name}", failures, made.keys()))
+    for key, staged in made.items():
+        # Per partition: metadata of the result itself would be recorded alike for every partition of the run.
+        context.add_asset_metadata(_metadata(staged, stage.preview), partition_key=key)
+    fingerprints = sorted(staged.fingerprint for staged in made.values())
+    # Dagster takes one version for all partitions of a run.
+    version = fingerprints[0] if len(fingerprints) == 1 else identity.digest(fingerprints)
+    return dg.MaterializeResult(data_version=dg.DataVersion(version))
 
 
-def _metadata(pending: Pending, preview_columns: Sequence[str]) -> dict[str, Any]:
-    """Numbers and a preview: of what is about to be published, or of what stands."""
-    staged = pending.staged
-    text = preview(staged.aside or staged.target, preview_columns)
-    return {**staged.counts, "preview": dg.MetadataValue.md(text)}
+def _metadata(staged: Staged, preview_columns: Sequence[str]) -> dict[str, Any]:
+    """Numbers and a preview of a published table."""
+    return {**staged.counts, "preview": dg.MetadataValue.md(preview(staged.target, preview_columns))}
 
 
 def _advice(what: str, failed: Iterable[str], published: Set[str]) -> str:
@@ -170,11 +152,6 @@ def _advice(what: str, failed: Iterable[str], published: Set[str]) -> str:
         f"Published all the same: {', '.join(sorted(published))}; to go on with what comes after {what}, launch these "
         f"without {', '.join(sorted(failed))}"
     )
-
-
-def _record_success(context: dg.AssetExecutionContext, chain: Chain, type_: str, asset: str, keys: Iterable[str]) -> None:
-    for key in keys:
-        _record(context, chain, parse_key(type_, key), asset, None)
 
 
 def _record(
