@@ -9,20 +9,22 @@ What belongs here: keys, partitions, pools, metadata. What doesn't: the work, wh
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kb_pipeline import stages, tables
+from kb_pipeline.defs import metadata
 from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, RETRY_POLICY, combined, failure, of_run, told_to_dagster
 from kb_pipeline.defs.partitions import drop_superseded, partitions_def
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.flow.errors import classify
 from kb_pipeline.ingestion.chain import Chain
+from kb_pipeline.ingestion.listing import ListingInfo
+from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.publish import Model
+from kb_pipeline.sources.registry import source_types, version
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition, parse_key
@@ -30,22 +32,25 @@ from kb_pipeline.storage.table import Staged
 
 KNOWLEDGE_BASE = dg.AssetKey(["corpus", "knowledge_base"])
 _DATA_VERSION_TAG = "dagster/data_version"
-_PREVIEW_ROWS = 5
-_PREVIEW_CHARACTERS = 80
 
 
-def chain_assets(type_: str) -> list[dg.AssetsDefinition]:
+def chain_assets(type_: str, workspace: Workspace) -> list[dg.AssetsDefinition]:
     """``<type>/inventory`` and after it the stages, of one source type."""
-    return [_inventory(type_), *(_stage(type_, stage) for stage in stages.STAGES)]
+    return [_inventory(type_, workspace), *(_stage(type_, stage, workspace) for stage in stages.STAGES)]
 
 
-def _inventory(type_: str) -> dg.AssetsDefinition:
+def _inventory(type_: str, workspace: Workspace) -> dg.AssetsDefinition:
+    connector = source_types().get(type_)  # None where it was uninstalled, but has tables
+    code = ["kb_pipeline.ingestion.listing:take", *([connector.value] if connector is not None else [])]
+
     @dg.asset(
         key=[type_, stages.INVENTORY],
         group_name=type_,
         kinds={"parquet"},
         description=f"Lists every {type_} connection, concurrently; one that fails doesn't stop the others.",
-        metadata={"dagster/column_schema": column_schema(tables.LISTING)},
+        metadata=metadata.of_definition(tables.LISTING, workspace.storage.root / type_ / stages.INVENTORY, *code),
+        owners=workspace.settings.owners,
+        code_version=version(connector) if connector is not None else None,
         output_required=False,
     )
     def inventory(context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain]) -> Iterator[dg.MaterializeResult[Any]]:
@@ -57,11 +62,11 @@ def _inventory(type_: str) -> dg.AssetsDefinition:
             if config.type == type_ and (chosen is None or config.name in chosen.split(","))
         ]
         failed: dict[str, str] = {}
-        listed: dict[str, int] = {}
+        listed: dict[str, ListingInfo] = {}
 
         def list_one(name: str) -> None:
             try:
-                listed[name] = chain.take_listing(name, orchestration).items
+                listed[name] = chain.take_listing(name, orchestration)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one connection must not stop the others
                 failed[name] = f"{classify(error).value}: {error}"
                 context.log.error(f"connection {name}: {error}")
@@ -69,8 +74,15 @@ def _inventory(type_: str) -> dg.AssetsDefinition:
         with ThreadPoolExecutor(max_workers=max(1, min(8, len(names)))) as executor:
             list(executor.map(list_one, names))
         if listed or not failed:
+            items = {name: info.items for name, info in sorted(listed.items())}
             yield dg.MaterializeResult(
-                metadata={"listed": sum(listed.values()), "connections": listed, "failed_connections": failed}
+                metadata={
+                    "listed": sum(items.values()),
+                    "connections": items,
+                    "failed_connections": failed,
+                    metadata.ALL_ROWS: sum(items.values()),
+                },
+                data_version=dg.DataVersion(identity.digest({name: info.digest for name, info in listed.items()})),
             )
         else:
             sentences = "; ".join(f"{name}: {why}" for name, why in sorted(failed.items()))
@@ -79,7 +91,7 @@ def _inventory(type_: str) -> dg.AssetsDefinition:
     return inventory
 
 
-def _stage(type_: str, stage: Stage) -> dg.AssetsDefinition:
+def _stage(type_: str, stage: Stage, workspace: Workspace) -> dg.AssetsDefinition:
     """The asset of one stage. Resources are named, not taken as parameters: not every stage needs the embedder."""
     resources = {"chain", "embedder"} if stage.embeds else {"chain"}
 
@@ -95,7 +107,9 @@ def _stage(type_: str, stage: Stage) -> dg.AssetsDefinition:
         retry_policy=RETRY_POLICY if stage.retried else None,
         required_resource_keys=resources,
         description=stage.description,
-        metadata={"dagster/column_schema": column_schema(stage.schema(1))},
+        metadata=metadata.of_definition(stage.schema(1), workspace.storage.root / type_ / stage.name, stage.run),
+        owners=workspace.settings.owners,
+        code_version=stages.load(stage.version)(workspace),
     )
     def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         embedder = context.resources.embedder if stage.embeds else None
@@ -127,21 +141,21 @@ def _make(
         for key, staged in made.items():
             # By hand: a result would be recorded for the partitions that failed as well.
             tags = {_DATA_VERSION_TAG: staged.fingerprint}
-            metadata = _metadata(staged, stage.preview)
-            context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata, tags=tags))
+            numbers = _numbers(staged, stage.preview)
+            context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=numbers, tags=tags))
         raise combined(list(failures.values()), _advice(f"{type_}/{stage.name}", failures, made.keys()))
     for key, staged in made.items():
         # Per partition: metadata of the result itself would be recorded alike for every partition of the run.
-        context.add_asset_metadata(_metadata(staged, stage.preview), partition_key=key)
+        context.add_asset_metadata(_numbers(staged, stage.preview), partition_key=key)
     fingerprints = sorted(staged.fingerprint for staged in made.values())
     # Dagster takes one version for all partitions of a run.
     version = fingerprints[0] if len(fingerprints) == 1 else identity.digest(fingerprints)
     return dg.MaterializeResult(data_version=dg.DataVersion(version))
 
 
-def _metadata(staged: Staged, preview_columns: Sequence[str]) -> dict[str, Any]:
-    """Numbers and a preview of a published table."""
-    return {**staged.counts, "preview": dg.MetadataValue.md(preview(staged.target, preview_columns))}
+def _numbers(staged: Staged, preview_columns: Sequence[str]) -> dict[str, Any]:
+    """What a stage counted, and what its table shows."""
+    return {**staged.counts, **metadata.of_table(staged.target, preview_columns)}
 
 
 def _advice(what: str, failed: Iterable[str], published: Set[str]) -> str:
@@ -163,8 +177,9 @@ def _record(
         context.log.error(f"the outcome of {partition.connection} could not be recorded: {trouble}")
 
 
-def knowledge_base_asset(types: Sequence[str]) -> dg.AssetsDefinition:
+def knowledge_base_asset(types: Sequence[str], workspace: Workspace) -> dg.AssetsDefinition:
     """``corpus/knowledge_base``: the searchable release."""
+    freshness = workspace.settings.freshness
 
     @dg.asset(
         key=KNOWLEDGE_BASE,
@@ -175,7 +190,14 @@ def knowledge_base_asset(types: Sequence[str]) -> dg.AssetsDefinition:
         group_name="corpus",
         kinds={"lancedb"},
         description="The index of all connections, and the release that readers see.",
-        metadata={"dagster/column_schema": column_schema(tables.index(1))},
+        metadata=metadata.of_definition(
+            tables.index(1), workspace.storage.knowledge_base_path / "index", "kb_pipeline.knowledge_base.publish:publish"
+        ),
+        owners=workspace.settings.owners,
+        code_version=identity.digest(tables.describe(tables.index(1)))[:8],
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(hours=freshness.hours), warn_window=timedelta(hours=freshness.warn_hours)
+        ),
     )
     def knowledge_base(
         context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain], embedder: dg.ResourceParam[Embedder]
@@ -203,25 +225,3 @@ def knowledge_base_asset(types: Sequence[str]) -> dg.AssetsDefinition:
         )
 
     return knowledge_base
-
-
-def column_schema(schema: pa.Schema) -> dg.TableSchema:
-    """Dagster's column schema of an Arrow schema, descriptions included."""
-    return dg.TableSchema(
-        columns=[dg.TableColumn(name, type=kind, description=text) for name, kind, text in tables.describe(schema)]
-    )
-
-
-def preview(path: Path, columns: Sequence[str]) -> str:
-    """The first rows of a Parquet file as a Markdown table; long values are shortened."""
-    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_PREVIEW_ROWS, columns=list(columns)):
-            lines += [f"| {' | '.join(_cell(row[name]) for name in columns)} |" for row in batch.to_pylist()]
-            break
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    text = " ".join(str("" if value is None else value).split()).replace("|", "\\|")
-    return text if len(text) <= _PREVIEW_CHARACTERS else text[: _PREVIEW_CHARACTERS - 1] + "…"

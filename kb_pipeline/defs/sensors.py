@@ -189,8 +189,13 @@ def _running(instance: dg.DagsterInstance, job_name: str, keys: set[str]) -> boo
 
 
 def corpus_trigger(chain: Chain) -> dg.SensorDefinition:
-    """Asks for a release once changed partitions have been quiet for ``sensors.debounce_seconds``."""
+    """Asks for a release once changed partitions have been quiet for ``sensors.debounce_seconds``.
+
+    Where nothing changes it asks once in ``freshness.confirm_hours``, so that readers can tell an index that is in step from
+    one that nobody looked at.
+    """
     workspace = chain.workspace
+    confirm_seconds = workspace.settings.freshness.confirm_hours * 3600.0
 
     @dg.sensor(
         name="corpus_trigger",
@@ -204,12 +209,14 @@ def corpus_trigger(chain: Chain) -> dg.SensorDefinition:
         seen: dict[str, str | float] = json.loads(context.cursor) if context.cursor else {}
         now = time.time()
         if fingerprint == seen.get("released"):
-            if "asked" not in seen or now - float(seen["asked"]) < RETRY_SECONDS:
+            waited = now - float(seen.get("asked", 0.0))
+            to_confirm = waited >= confirm_seconds
+            if not to_confirm and (waited < RETRY_SECONDS or "arrived" in seen):
                 return dg.SkipReason("no partition changed")
-            del seen["asked"]
-            if not _failed(context.instance, fingerprint):
-                return dg.SensorResult(skip_reason=dg.SkipReason("no partition changed"), cursor=json.dumps(seen))
-            del seen["released"]  # the release that was asked for didn't come about
+            if not to_confirm and not _failed(context.instance, fingerprint):
+                cursor = json.dumps({**seen, "arrived": 1.0})
+                return dg.SensorResult(skip_reason=dg.SkipReason("no partition changed"), cursor=cursor)
+            del seen["released"]  # the release that was asked for didn't come about, or is to be confirmed
             seen |= {"pending": fingerprint, "since": 0.0}
         if changed_at is None and "released" not in seen:
             return dg.SkipReason("no partition is complete yet")
