@@ -16,11 +16,21 @@ import dagster as dg
 
 from kb_pipeline import stages, tables
 from kb_pipeline.defs import metadata
-from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, RETRY_POLICY, combined, failure, of_run, told_to_dagster
+from kb_pipeline.defs.orchestration import (
+    CONNECTIONS_TAG,
+    DISCOVERY,
+    ORCHESTRATION_TAG,
+    RETRY_POLICY,
+    TRIGGER_TAG,
+    combined,
+    failure,
+    of_run,
+    told_to_dagster,
+)
 from kb_pipeline.defs.partitions import drop_superseded, partitions_def
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.flow.errors import classify
-from kb_pipeline.ingestion.chain import Chain
+from kb_pipeline.ingestion.chain import Chain, OnListing
 from kb_pipeline.ingestion.listing import ListingInfo
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.publish import Model
@@ -131,7 +141,7 @@ def _make(
     for key in context.partition_keys:
         partition = parse_key(type_, key)
         try:
-            made[key] = chain.make(stage, partition, orchestration, embedder)
+            made[key] = chain.make(stage, partition, orchestration, embedder, _observer(context, partition))
         except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
             failures[key] = failure(f"{type_}/{stage.name} of {key}", error)
             _record(context, chain, partition, stage.name, (classify(error).value, str(error)))
@@ -151,6 +161,21 @@ def _make(
     # Dagster takes one version for all partitions of a run.
     version = fingerprints[0] if len(fingerprints) == 1 else identity.digest(fingerprints)
     return dg.MaterializeResult(data_version=dg.DataVersion(version))
+
+
+def _observer(context: dg.AssetExecutionContext, partition: Partition) -> OnListing:
+    """Keeps the inventory in step in the UI: a listing that a run makes is an observation of it.
+
+    So is one that a sensor made and asked for this run with; where there are shards, the first one tells it.
+    """
+    discovered = context.run.tags.get(TRIGGER_TAG) == DISCOVERY and partition.shard == 1
+
+    def observe(info: ListingInfo, made: bool) -> None:
+        if made or (discovered and info.orchestration == context.run.tags.get(ORCHESTRATION_TAG)):
+            seen: dict[str, Any] = {"connection": partition.connection, "listed": info.items, "listing_id": info.listing_id}
+            context.log_event(dg.AssetObservation(dg.AssetKey([partition.type, stages.INVENTORY]), metadata=seen))
+
+    return observe
 
 
 def _numbers(staged: Staged, preview_columns: Sequence[str]) -> dict[str, Any]:

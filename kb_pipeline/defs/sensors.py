@@ -16,6 +16,7 @@ import dagster as dg
 
 from kb_pipeline import stages
 from kb_pipeline.defs.jobs import CORPUS_JOB, chain_job_name
+from kb_pipeline.defs.orchestration import DISCOVERY, ORCHESTRATION_TAG, TRIGGER_TAG
 from kb_pipeline.defs.partitions import partitions_def, unregistered_keys
 from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.ingestion.listing import ListingDigest
@@ -168,7 +169,7 @@ def _requests(
     cursor.requested[config.name] = (digest, now)
     for partition in partitions:
         run_key = f"{partition.key}:{digest}:{int(now)}"
-        tags = {"kb/trigger": "discovery", "kb/orchestration": f"{config.name}:{digest}:{int(now)}"}
+        tags = {TRIGGER_TAG: DISCOVERY, ORCHESTRATION_TAG: f"{config.name}:{digest}:{int(now)}"}
         yield dg.RunRequest(run_key=run_key, partition_key=partition.key, tags=tags)
 
 
@@ -227,7 +228,7 @@ def corpus_trigger(chain: Chain) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=dg.SkipReason("partitions are still changing"), cursor=json.dumps(seen))
         if context.instance.get_runs(dg.RunsFilter(job_name=CORPUS_JOB, statuses=_IN_PROGRESS), limit=1):
             return dg.SensorResult(skip_reason=dg.SkipReason("a release is under way"), cursor=json.dumps(seen))
-        request = dg.RunRequest(run_key=f"{fingerprint}:{int(now)}", tags={"kb/trigger": "corpus", _CORPUS_TAG: fingerprint})
+        request = dg.RunRequest(run_key=f"{fingerprint}:{int(now)}", tags={TRIGGER_TAG: "corpus", _CORPUS_TAG: fingerprint})
         return dg.SensorResult(run_requests=[request], cursor=json.dumps({"released": fingerprint, "asked": now}))
 
     return trigger

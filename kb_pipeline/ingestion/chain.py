@@ -24,6 +24,10 @@ LEASE_WAIT = 60.0
 """Seconds to wait for another writer of the same partition before giving up and naming it."""
 
 
+OnListing = Callable[[listing.ListingInfo, bool], None]
+"""Told which listing was taken, and whether it was made for it just now."""
+
+
 class Chain:
     """Runs the stages of any partition of a workspace."""
 
@@ -32,14 +36,19 @@ class Chain:
         self.progress = progress or Silent()
         self.lease_wait = lease_wait
 
-    def take_listing(self, connection: str, orchestration: Orchestration) -> listing.ListingInfo:
-        """List a connection, or take the listing this orchestration already made."""
+    def take_listing(
+        self, connection: str, orchestration: Orchestration, on_listing: OnListing | None = None
+    ) -> listing.ListingInfo:
+        """List a connection, or take the listing this orchestration already made; ``on_listing`` is told which."""
         config = self.workspace.connection(connection)
+        made = False
 
         def report(count: int) -> None:
+            nonlocal made
+            made = True
             self.progress.update(connection, "listing", count, None)
 
-        return listing.take(
+        info = listing.take(
             self.workspace.storage,
             self.workspace.leases,
             config.type,
@@ -50,11 +59,20 @@ class Chain:
             wait=self.lease_wait,
             on_progress=report,
         )
+        if on_listing is not None:
+            on_listing(info, made)
+        return info
 
     def make(
-        self, stage: Stage, partition: Partition, orchestration: Orchestration, embedder: Embedder | None = None
+        self,
+        stage: Stage,
+        partition: Partition,
+        orchestration: Orchestration,
+        embedder: Embedder | None = None,
+        on_listing: OnListing | None = None,
     ) -> Staged:
-        """Bring one stage of a partition up to date and publish it, under one lease. ``embedder``: for stages that embed.
+        """Bring one stage of a partition up to date and publish it, under one lease. ``embedder``: for stages that embed;
+        ``on_listing`` is told the listing of a stage that takes one.
 
         Raises LeaseHeld, LeaseLost, and what the stage raises; nothing is published then.
         """
@@ -65,7 +83,7 @@ class Chain:
                 workspace,
                 partition,
                 self._reporter(partition, stage.name),
-                lambda: self.take_listing(partition.connection, orchestration),
+                lambda: self.take_listing(partition.connection, orchestration, on_listing),
                 embedder,
             )
             prepared: Prepared = stages.load(stage.run)(work)

@@ -56,6 +56,25 @@ def test_the_inventory_shows_its_rows_and_changes_its_version_with_the_listing_a
     assert listed() != first
 
 
+def observations(project: Project) -> list[dict[str, Any]]:
+    found = project.instance.fetch_observations(dg.AssetKey(["local_directory", "inventory"]), limit=10).records
+    return [
+        {name: value.value for name, value in record.asset_observation.metadata.items()}
+        for record in found
+        if record.asset_observation is not None
+    ]
+
+
+def test_a_listing_that_documents_made_is_an_observation_of_the_inventory(project: Project) -> None:
+    assert project.run("local_directory/documents", partition="handbook").success
+    [seen] = observations(project)
+    assert (seen["connection"], seen["listed"]) == ("handbook", 3)
+    tags = {"kb/orchestration": "mine"}
+    assert project.run("local_directory/inventory", tags=tags).success
+    assert project.run("local_directory/documents", partition="handbook", tags=tags).success
+    assert len(observations(project)) == 1, "that listing is one the inventory itself made"
+
+
 def test_owners_are_those_of_the_settings(project: Project) -> None:
     project.configure(FOLDER, more='owners: ["team:search", ada@example.org]')
     graph = project.definitions.resolve_asset_graph()
