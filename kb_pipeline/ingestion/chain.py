@@ -58,6 +58,7 @@ class Chain:
             not_before=orchestration.started_at,
             wait=self.lease_wait,
             on_progress=report,
+            settings=self.workspace.fingerprint(connection),
         )
         if on_listing is not None:
             on_listing(info, made)
