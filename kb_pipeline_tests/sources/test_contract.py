@@ -76,7 +76,8 @@ def _upload(base: Path, context: SourceContext) -> World:
 
 @pytest.fixture(params=[_local_directory, _local_zip, _upload])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    return request.param(tmp_path, SourceContext(base=tmp_path, storage=tmp_path / ".kb"))
+    made: World = request.param(tmp_path, SourceContext(base=tmp_path, storage=tmp_path / ".kb"))
+    return made
 
 
 def _read(source: Source, item: Item) -> bytes:
