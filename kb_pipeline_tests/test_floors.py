@@ -11,8 +11,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "kb_pipeline"
 FLOORS = [
     {"flow", "monitoring", "tables", "statuses", "findings"},
-    {"archives"},
-    {"storage", "sources", "settings", "parsing", "chunking", "embedding"},
+    {"stages"},
+    {"archives", "ledger"},
+    {"storage"},
+    {"sources", "settings", "parsing", "chunking", "embedding"},
     {"knowledge_base"},
     {"ingestion"},
     {"defs", "environment", "batch"},

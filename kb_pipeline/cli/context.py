@@ -46,16 +46,24 @@ def told(command: F) -> F:
     from kb_pipeline.flow.errors import ErrorClass, classify, innermost
     from kb_pipeline.knowledge_base.releases import NoRelease
     from kb_pipeline.sources.base import SourceError
+    from kb_pipeline.storage.files import FilesError, FilesMisconfigured
     from kb_pipeline.storage.lease import LeaseHeld, LeaseLost
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (ConfigError, UnknownConnection, ModelNotFound, ModelMismatch, UnsupportedModel) as error:
+        except (
+            ConfigError,
+            UnknownConnection,
+            FilesMisconfigured,
+            ModelNotFound,
+            ModelMismatch,
+            UnsupportedModel,
+        ) as error:
             say(str(error))
             raise SystemExit(2) from None
-        except (LeaseHeld, LeaseLost, NoRelease, SourceError) as error:
+        except (FilesError, LeaseHeld, LeaseLost, NoRelease, SourceError) as error:
             say(str(error))
             raise SystemExit(1) from None
         except OSError as error:

@@ -14,10 +14,12 @@ from dataclasses import asdict, dataclass, field
 
 import dagster as dg
 
+from kb_pipeline import stages
 from kb_pipeline.defs.jobs import CORPUS_JOB, chain_job_name
 from kb_pipeline.defs.partitions import partitions_def, unregistered_keys
 from kb_pipeline.ingestion.chain import Chain
-from kb_pipeline.ingestion.listing import ListingDigest
+from kb_pipeline.ingestion.listed import ListingDigest
+from kb_pipeline.ingestion.listing import digest_by_feed
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.sources.base import Item, SourceConfig
@@ -131,12 +133,19 @@ class _UnderWay:
 def _digest(
     workspace: Workspace, config: SourceConfig, cursor: _Cursor, deadline: float, under_way: dict[str, _UnderWay]
 ) -> str | None:
-    """Digest of a connection's listing; None when time ran out, with the place noted in the cursor."""
+    """Digest of a connection's listing; None when time ran out, with the place noted in the cursor.
+
+    A source with a change feed is asked for what happened since its last listing.
+    """
+    source = workspace.source(config.name)
+    told = digest_by_feed(workspace.storage, config.type, config.name, source, workspace.fingerprint(config.name))
+    if told is not None:
+        return told
     resumed = cursor.after if cursor.connection == _UNDER_WAY + config.name else None
     kept = under_way.pop(config.name, None)
     if kept is None or kept.after != resumed:
         # From the start; after a restart of this process, what the cursor covers is skipped.
-        kept = _UnderWay("", iter(workspace.source(config.name).list()))
+        kept = _UnderWay("", iter(source.list()))
     items = kept.items
     digest = ListingDigest(cursor.partial if resumed is not None else "0")
     after = resumed
@@ -234,12 +243,12 @@ def _failed(instance: dg.DagsterInstance, fingerprint: str) -> bool:
 def _corpus(chain: Chain) -> tuple[str, float | None]:
     """A digest of what every partition would bring into a release, and when the last of it came. Reads footers only.
 
-    The fingerprint of the embeddings covers chunks and documents. A chain under way replaces them last, so that the
+    The fingerprint of the last stage covers those before it. A chain under way replaces its table last, so that the
     digest changes once, when the partition is complete. Seconds since the epoch; None while there is no partition.
     """
-    storage, found, newest = chain.workspace.storage, [], None
-    for partition in storage.partitions("embeddings"):
-        path = storage.table_path("embeddings", partition)
+    storage, found, newest, last = chain.workspace.storage, [], None, stages.last().name
+    for partition in storage.partitions(last):
+        path = storage.table_path(last, partition)
         table = Table.open(path)
         if table is None:
             continue  # retired since it was listed

@@ -8,14 +8,10 @@ Every operation opens the table anew, and so works on one version of it whatever
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,6 +20,7 @@ import pyarrow.compute as pc
 
 from kb_pipeline.embedding.base import Vectors
 from kb_pipeline.embedding.errors import VectorStoreError
+from kb_pipeline.storage.lance import LanceLocation
 from kb_pipeline.tables import values
 
 _logger = logging.getLogger(__name__)
@@ -32,19 +29,32 @@ _SCAN_ROWS = 65_536
 _TAKE_ROWS = 4_096
 _DELETE_KEYS = 10_000
 
+# Keys are found by an index or by scanning all of them, whichever is quicker (benchmarks/vector_store.py): a scan costs the
+# same whatever is asked for, the index about as much per key as a thousand rows of a scan.
+_INDEX_ROWS = 65_536
+_ROWS_PER_LOOKUP = 1_000
+_LOOKUP_KEYS = 4_096
+
+# Compaction writes small files anew together with most of what was compacted before, up to a million rows. So it waits until
+# the files, or the rows that the index doesn't know yet, are too many for what they hold.
+_FILES = 32
+_ROWS_PER_FILE = 4_096
+_UNINDEXED_PART = 8
+
 # A reader works on one version for as long as one operation lasts; older versions than this are nobody's.
 _KEEP_VERSIONS = timedelta(hours=1)
 
 
 _PREFIX = "vectors_"
+_KEY_INDEX = "key_idx"
 
 
 class VectorStore:
-    """The vectors of one model, at `<root>/vectors_<model_id>.lance`. Memory is bounded by the request."""
+    """The vectors of one model, in the table `vectors_<model_id>` of a location. Memory is bounded by the request."""
 
-    def __init__(self, root: Path, model_id: str, dimension: int) -> None:
+    def __init__(self, location: LanceLocation, model_id: str, dimension: int) -> None:
         """Opens nothing yet; the table comes into being with the first `append`."""
-        self._root = root
+        self._location = location
         self._name = _PREFIX + model_id
         self._dimension = dimension
         self._schema = pa.schema(
@@ -65,11 +75,9 @@ class VectorStore:
         """Those of `keys` that are stored."""
         wanted = list(dict.fromkeys(keys))
         table = self._open()
-        found: set[str] = set()
-        if table is not None and wanted:
-            for batch in _matching(table, wanted):
-                found.update(values(batch.column("key")))
-        return found
+        if table is None or not wanted:
+            return set()
+        return set(_row_ids(table, wanted))
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of `keys` that are not stored, each once, in the order of their first appearance."""
@@ -88,12 +96,8 @@ class VectorStore:
             places.setdefault(key, []).append(place)
         table = self._open()
         if table is not None and keys:
-            row_ids: dict[str, int] = {}
-            for batch in _matching(table, list(places)):
-                for key, row_id in zip(values(batch.column("key")), values(batch.column("_rowid")), strict=True):
-                    row_ids.setdefault(key, row_id)
             # In the order of storage, so that each page is read once.
-            ordered = sorted(row_ids.values())
+            ordered = sorted(_row_ids(table, list(places)).values())
             for start in range(0, len(ordered), _TAKE_ROWS):
                 taken = table.take_row_ids(ordered[start : start + _TAKE_ROWS]).select(["key", "vector"]).to_arrow()
                 numbers = _matrix(taken.column("vector"), self._dimension)
@@ -119,17 +123,28 @@ class VectorStore:
             pa.array([keys[row] for row in rows], pa.string()),
             pa.FixedSizeListArray.from_arrays(pa.array(flat), type=self._schema.field("vector").type),
         ]
-        (self._open() or self._create()).add(pa.Table.from_arrays(columns, schema=self._schema))
-
-    def compact(self) -> None:
-        """Merges small files and drops versions that no reader can still be using. Safe beside readers and writers."""
         table = self._open()
         if table is None:
+            self._location.create(self._name, self._schema)
+            table = self._open()
+        table.add(pa.Table.from_arrays(columns, schema=self._schema))
+
+    def compact(self, *, thorough: bool = False) -> None:
+        """Merges small files, brings the index up to date and drops versions that no reader can still be using.
+
+        Safe beside readers and writers. Does nothing as long as that would cost more than it saves, unless `thorough`.
+        """
+        table = self._open()
+        if table is None or not (thorough or _wants_compaction(table)):
             return
         try:
+            if _KEY_INDEX not in {each.name for each in table.list_indices()} and table.count_rows() >= _INDEX_ROWS:
+                from lancedb.index import BTree
+
+                table.create_index("key", config=BTree(), name=_KEY_INDEX)
             table.optimize(cleanup_older_than=_KEEP_VERSIONS)
         except (RuntimeError, OSError, ValueError) as error:
-            # Another process compacted or deleted at the same time. Nothing is lost, and the next run compacts again.
+            # Another process compacted or deleted at the same time. Nothing is lost, and a later run compacts again.
             if "conflict" not in str(error).lower():
                 raise
             _logger.info("Compaction of %s left to another process: %s", self._name, error)
@@ -137,7 +152,8 @@ class VectorStore:
     def retain(self, keys: Iterable[str]) -> int:
         """Removes every vector whose key is not among `keys`; returns the number of rows removed.
 
-        The caller sees to it that no run is relying on those keys meanwhile. Space is freed by `compact`, an hour on.
+        The caller sees to it that no run is relying on those keys meanwhile. Space is freed by `compact(thorough=True)`, an
+        hour on.
         """
         # One handle stays at its version and is scanned, the other moves on with every deletion.
         scanned, table = self._open(), self._open()
@@ -149,8 +165,7 @@ class VectorStore:
             outside = pc.invert(pc.is_in(batch.column("key"), value_set=kept))
             doomed = values(batch.filter(outside).column("key").unique())
             for start in range(0, len(doomed), _DELETE_KEYS):
-                listed = ", ".join(f"'{_quoted(key)}'" for key in doomed[start : start + _DELETE_KEYS])
-                removed += table.delete(f"key IN ({listed})").num_deleted_rows
+                removed += table.delete(_among(doomed[start : start + _DELETE_KEYS])).num_deleted_rows
         return removed
 
     def count(self) -> int:
@@ -158,59 +173,31 @@ class VectorStore:
         table = self._open()
         return 0 if table is None else int(table.count_rows())
 
-    def _connect(self) -> Any:
-        with self._lock:
-            if self._connection is None:
-                import lancedb
-
-                self._root.mkdir(parents=True, exist_ok=True)
-                self._connection = lancedb.connect(str(self._root))
-            return self._connection
-
     def _open(self) -> Any:
         """The table at its latest version, or None when nothing was ever stored."""
-        if not (self._root / f"{self._name}.lance").is_dir():
+        with self._lock:
+            # One connection, for its caches; connecting would make a local folder.
+            if self._connection is None and not self._location.absent:
+                self._connection = self._location.connect()
+        table = self._location.open(self._name, self._connection)
+        if table is None:
             return None
-        table = self._connect().open_table(self._name)
         stored = table.schema.field("vector").type.list_size
         if stored != self._dimension:
             raise VectorStoreError(
-                f"{self._root / self._name} holds vectors of {stored} numbers, but the model gives {self._dimension}: "
-                "move the folder away to have the vectors computed again."
+                f"{self._name} in {self._location} holds vectors of {stored} numbers, but the model gives "
+                f"{self._dimension}: move it away to have the vectors computed again."
             )
         return table
 
-    def _create(self) -> Any:
-        """Make the table, unless another process does: aside, and moved into place whole.
 
-        Two that create a table in one place overwrite each other, ``exist_ok`` or not, with all that was appended meanwhile.
-        """
-        import lancedb
-
-        self._root.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=self._root, prefix=".creating-") as aside:
-            lancedb.connect(aside).create_table(self._name, schema=self._schema)
-            try:
-                os.rename(Path(aside) / f"{self._name}.lance", self._root / f"{self._name}.lance")
-            except OSError as error:
-                # A folder that isn't empty: the other one was first.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-        return self._connect().open_table(self._name)
-
-
-def stores(root: Path) -> list[VectorStore]:
-    """The stores of all models under a root."""
-    import lancedb
-
-    if not root.exists():
-        return []
-    database = lancedb.connect(str(root))
+def stores(location: LanceLocation) -> list[VectorStore]:
+    """The stores of all models at a location."""
     found = []
-    for name in database.list_tables().tables:
-        if name.startswith(_PREFIX):
-            dimension = database.open_table(name).schema.field("vector").type.list_size
-            found.append(VectorStore(root, name.removeprefix(_PREFIX), dimension))
+    for name in location.tables():
+        if name.startswith(_PREFIX) and (table := location.open(name)) is not None:
+            dimension = table.schema.field("vector").type.list_size
+            found.append(VectorStore(location, name.removeprefix(_PREFIX), dimension))
     return found
 
 
@@ -233,10 +220,40 @@ def _joined(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
     return joined
 
 
-def _matching(table: Any, wanted: list[str]) -> Iterator[pa.RecordBatch]:
+def _row_ids(table: Any, wanted: Sequence[str]) -> dict[str, int]:
+    """Key -> row id of those of `wanted` (each named once) that are stored; of a key stored twice, the first row."""
+    indexed = any(each.name == _KEY_INDEX for each in table.list_indices())
+    by_index = indexed and len(wanted) * _ROWS_PER_LOOKUP <= table.count_rows()
+    found: dict[str, int] = {}
+    for batch in _looked_up(table, wanted) if by_index else _scanned(table, wanted):
+        for key, row_id in zip(values(batch.column("key")), values(batch.column("_rowid")), strict=True):
+            if row_id < found.get(key, row_id + 1):
+                found[key] = row_id
+    return found
+
+
+def _looked_up(table: Any, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Rows of keys by the index; rows that it doesn't know yet are scanned by the database itself."""
+    for start in range(0, len(wanted), _LOOKUP_KEYS):
+        query = table.search().where(_among(wanted[start : start + _LOOKUP_KEYS]))
+        yield from query.select(["key"]).with_row_id(True).to_batches(_SCAN_ROWS)
+
+
+def _scanned(table: Any, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
     value_set = pa.array(wanted, pa.string())
     for batch in _keys(table):
         yield batch.filter(pc.is_in(batch.column("key"), value_set=value_set))
+
+
+def _wants_compaction(table: Any) -> bool:
+    stats = table.stats()
+    rows, files = stats["num_rows"], stats["fragment_stats"]["num_fragments"]
+    if files > _FILES + rows // _ROWS_PER_FILE:
+        return True
+    if rows < _INDEX_ROWS:
+        return False
+    index = table.index_stats(_KEY_INDEX)
+    return index is None or index.num_unindexed_rows * _UNINDEXED_PART > rows
 
 
 def _matrix(column: pa.ChunkedArray[Any], dimension: int) -> Vectors:
@@ -245,5 +262,6 @@ def _matrix(column: pa.ChunkedArray[Any], dimension: int) -> Vectors:
     return numbers
 
 
-def _quoted(key: str) -> str:
-    return key.replace("'", "''")
+def _among(keys: Sequence[str]) -> str:
+    quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in keys)
+    return f"key IN ({quoted})"

@@ -10,9 +10,25 @@ from kb_pipeline import tables
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.embedding.embed import embed_missing
 from kb_pipeline.embedding.vector_store import VectorStore
+from kb_pipeline.ingestion.work import Prepared, Work
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged, Storage, Table
+
+
+def prepare(work: Work) -> Prepared:
+    """Embeddings of a partition, written aside."""
+    if work.embedder is None:
+        raise ValueError("the embeddings stage needs an embedder")
+    return Prepared(
+        update(
+            work.workspace.storage,
+            work.partition,
+            work.embedder,
+            window_bytes=work.workspace.limits.inflight_bytes,
+            on_progress=work.on_progress,
+        )
+    )
 
 
 def update(
@@ -42,7 +58,7 @@ def update(
                     counts = {"embedded": 0, "reused": 0, "chunks": chunks.num_rows}
                     return Staged(target, None, previous.fingerprint, counts)
                 known.update(tables.values(previous.read(["text_sha256"]).column(0)))
-        store = VectorStore(storage.vectors_path, embedder.model_id, embedder.dimension)
+        store = VectorStore(storage.vectors_location, embedder.model_id, embedder.dimension)
         # What the last table held is in the store, unless somebody lost it there: then it is computed once more.
         known.difference_update(store.missing(known))
         embedded = reused = settled = 0

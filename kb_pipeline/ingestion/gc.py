@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from kb_pipeline import stages
 from kb_pipeline.embedding.vector_store import stores
 from kb_pipeline.ingestion.workspace import Workspace
-from kb_pipeline.knowledge_base.index import TABLE, connect, table_names
+from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.sources.upload import Upload
 from kb_pipeline.storage.lease import process_alive
@@ -67,10 +68,9 @@ def _collect_releases(storage: Storage, keep: int, result: Collected) -> None:
         if path.stem not in wanted:
             path.unlink(missing_ok=True)
             result.manifests += 1
-    database = connect(storage)
-    if not remaining or TABLE not in table_names(database):
+    table = storage.index_location.open(TABLE)
+    if not remaining or table is None:
         return
-    table = database.open_table(TABLE)
     tags = table.tags.list()
     for name in set(tags) - {record.name for record in remaining} - {"current"}:
         table.tags.delete(name)  # left by a crash between the tag and its record
@@ -83,22 +83,29 @@ def _collect_releases(storage: Storage, keep: int, result: Collected) -> None:
 
 
 def _collect_vectors(workspace: Workspace) -> int:
-    """Drop vectors that no chunk table names. All writers of embeddings are kept out meanwhile."""
+    """Drop vectors that no table names. All writers of vectors are kept out meanwhile."""
     from contextlib import ExitStack
 
     storage = workspace.storage
-    partitions = sorted({*storage.partitions("chunks"), *storage.partitions("embeddings")})
+    naming = stages.naming_vectors()
+    writing = [stage for stage in stages.STAGES if stage.embeds]
+    partitions = sorted({each for stage in naming for each in storage.partitions(stage.name)})
     with ExitStack() as leases:
         wanted: set[str] = set()
         for partition in partitions:
-            name = f"{partition.type}/embeddings/{partition.key}"
-            leases.enter_context(workspace.leases.acquire(name, "garbage collection", wait=LEASE_WAIT))
-            for asset in ("chunks", "embeddings"):
-                table = Table.open(storage.table_path(asset, partition))
+            for stage in writing:
+                name = f"{partition.type}/{stage.name}/{partition.key}"
+                leases.enter_context(workspace.leases.acquire(name, "garbage collection", wait=LEASE_WAIT))
+            for stage in naming:
+                table = Table.open(storage.table_path(stage.name, partition))
                 if table is not None:
                     with table:
-                        wanted.update(values(table.read(["text_sha256"]).column(0)))
-        return sum(store.retain(wanted) for store in stores(storage.vectors_path))
+                        wanted.update(values(table.read([stages.VECTOR_KEY]).column(0)))
+        found = stores(storage.vectors_location)
+        removed = sum(store.retain(wanted) for store in found)
+    for store in found:
+        store.compact(thorough=True)  # takes long, and disturbs nobody
+    return removed
 
 
 def _collect_staged(storage: Storage) -> int:

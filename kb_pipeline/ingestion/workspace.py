@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from kb_pipeline import stages
 from kb_pipeline.chunking.settings import Chunkers, ChunkerSettings, Override
 from kb_pipeline.chunking.tokenizer import Tokenizer
 from kb_pipeline.embedding.base import Embedder
@@ -14,14 +15,17 @@ from kb_pipeline.embedding.sentence_transformer import SentenceTransformerEmbedd
 from kb_pipeline.ingestion.accounts import Limits
 from kb_pipeline.settings.errors import ConfigError, Problem
 from kb_pipeline.settings.model import Settings
-from kb_pipeline.sources.base import Source, SourceConfig
+from kb_pipeline.sources.base import Source, SourceConfig, SourceContext
 from kb_pipeline.sources.guard import guarded
 from kb_pipeline.sources.registry import build
-from kb_pipeline.storage.lease import LeaseStore
+from kb_pipeline.storage import identity
+from kb_pipeline.storage.lease import Lease, LeaseStore
 from kb_pipeline.storage.partitions import Partition, layout
 from kb_pipeline.storage.state import State
 from kb_pipeline.storage.table import Storage
 
+_UPLOAD_WAIT = 60.0
+"""Seconds that an upload waits for another one, or for garbage collection."""
 _NUMERIC_CLASSES = {"auto": "auto", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -121,8 +125,21 @@ class Workspace:
 
     def source(self, name: str) -> Source:
         """The source of a connection."""
-        config, context = self.connection(name), self.settings.context
+        config, context = self.connection(name), self.context
         return guarded(build(config, context), config, context)
+
+    def fingerprint(self, connection: str) -> str:
+        """Digest of a connection's settings. A secret counts by the name of its variable."""
+        return identity.digest("connection", self.connection(connection).model_dump(mode="json"))
+
+    @property
+    def context(self) -> SourceContext:
+        """What sources are built with."""
+
+        def alone(name: str) -> Lease:
+            return self.leases.acquire(name, "an upload", wait=_UPLOAD_WAIT)
+
+        return replace(self.settings.context, alone=alone)
 
     def partitions(self, connection: str) -> tuple[Partition, ...]:
         """The partitions of a connection by kb.yaml."""
@@ -132,4 +149,4 @@ class Workspace:
     def types(self) -> list[str]:
         """Source types that have a connection in kb.yaml, or tables of one that isn't retired yet."""
         configured = {config.type for config in self.connections}
-        return sorted(configured | {each.type for each in self.storage.partitions("documents")})
+        return sorted(configured | {each.type for each in self.storage.partitions(stages.first().name)})

@@ -1,0 +1,79 @@
+"""Bringing a ledger to the schema of this code, once, however many processes open it at that moment.
+
+What belongs here: running alembic under a lock. What doesn't: the migrations, one a file below ``migrations/versions``.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy.pool import NullPool
+
+from kb_pipeline.ledger.errors import LedgerUnavailable
+from kb_pipeline.ledger.revision import HEAD
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def migrate(url: sa.URL, lock: int, busy_seconds: float) -> None:
+    """Apply the migrations that a database lacks, all or none of them. Waits while another process does.
+
+    ``lock``: number of the advisory lock on Postgres. Raises LedgerUnavailable for a database of a newer version.
+    """
+    sqlite = url.get_backend_name() == "sqlite"
+    engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": busy_seconds} if sqlite else {})
+    with engine.connect() as connection:
+        if sqlite:
+            _begin_alone(connection, busy_seconds)
+        else:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)))
+        _upgrade(connection, url)
+        if sqlite:
+            connection.exec_driver_sql("COMMIT")
+        connection.commit()
+
+
+def _upgrade(connection: sa.Connection, url: sa.URL) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current == HEAD:
+        return
+    try:
+        ScriptDirectory.from_config(config).get_revisions(current or "base")
+    except CommandError:
+        raise LedgerUnavailable(
+            f"the ledger {url.render_as_string(hide_password=True)} was written by a newer version of kb_pipeline "
+            f"(revision {current}, this one knows {HEAD}): update kb_pipeline"
+        ) from None
+    command.upgrade(config, HEAD)
+
+
+def _begin_alone(connection: sa.Connection, busy_seconds: float) -> None:
+    """Begin the one writing transaction of a SQLite database, in WAL mode: readers and the writer leave each other alone.
+
+    The mode is a property of the file and stays. Changing it doesn't wait for others as everything else does.
+    """
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    raw.isolation_level = None
+    deadline = time.monotonic() + busy_seconds
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode = WAL").fetchone()
+            break
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            threading.Event().wait(0.01)
+    raw.execute("BEGIN IMMEDIATE")
