@@ -459,7 +459,7 @@ class Laws(RuleBasedStateMachine):
         if set(ready) == set(layout):
             for mapping in (self.served, self.tables):
                 for each in [each for each in mapping if each.connection == connection and each not in layout]:
-                    del mapping[each]  # type: ignore[attr-defined]
+                    del mapping[each]
 
     @invariant()
     def readers_see_what_they_opened(self) -> None:
@@ -490,14 +490,14 @@ def _lane(**options: Any) -> settings:
     return settings(deadline=None, suppress_health_check=checks_off, print_blob=True, **options)
 
 
-class TestLaws(Laws.TestCase):  # type: ignore[name-defined,misc]
+class TestLaws(Laws.TestCase):  # type: ignore[valid-type,misc]
     """The normal lane: always the same stories."""
 
     settings = _lane(max_examples=20, stateful_step_count=8, derandomize=True)
 
 
 @pytest.mark.slow
-class TestLawsAtLength(Laws.TestCase):  # type: ignore[name-defined,misc]
+class TestLawsAtLength(Laws.TestCase):  # type: ignore[valid-type,misc]
     """The slow lane: new stories every time."""
 
     settings = _lane(max_examples=200, stateful_step_count=12)

@@ -60,7 +60,7 @@ def test_a_range_as_arrow_leaves_out_what_was_never_made(project: Project) -> No
         return len(documents)
 
     job = dg.define_asset_job("theirs", selection=[titles, rows, files])
-    theirs = dg.Definitions(assets=[titles, rows, files], jobs=[job], resources={"mem": dg.InMemoryIOManager()})
+    theirs = dg.Definitions(assets=[titles, rows, files], jobs=[job], resources={"mem": dg.mem_io_manager})
     merged = dg.Definitions.merge(project.definitions, theirs)
     result = merged.resolve_job_def("theirs").execute_in_process(instance=project.instance, raise_on_error=False)
     assert result.success, failure_sentence(result)

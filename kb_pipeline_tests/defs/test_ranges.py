@@ -8,6 +8,7 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
+from kb_pipeline import tables
 from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.storage.lease import LeaseHeld, LeaseStore
 from kb_pipeline.storage.partitions import parse_key
@@ -18,7 +19,7 @@ CHAIN = ("local_directory/documents", "local_directory/chunks", "local_directory
 
 def keys_of(project: Project, partition: str, asset: str = "documents") -> list[str]:
     path = project.workspace.storage.table_path(asset, parse_key("local_directory", partition))
-    return sorted(pq.read_table(path, columns=["key"]).column(0).to_pylist())
+    return sorted(tables.values(pq.read_table(path, columns=["key"]).column(0)))
 
 
 def test_one_partition_is_materialized_alone(project: Project) -> None:

@@ -351,7 +351,7 @@ def test_a_connector_that_cannot_be_imported_is_a_problem_on_its_line(file: Path
 def test_settings_are_frozen_and_errors_survive_pickling(file: Path) -> None:
     settings = given_text(file, template())
     with pytest.raises(ValueError, match="frozen"):
-        settings.profile = "balanced"  # type: ignore[misc]
+        settings.profile = "balanced"
     with pytest.raises(ConfigError) as caught:
         given_text(file, "profil: x")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
