@@ -34,6 +34,7 @@ from kb_pipeline.defs.orchestration import (
     ORCHESTRATION_TAG,
     PROCESS_TAG,
     USER_TAG,
+    blocks,
 )
 from kb_pipeline.defs.partitions import register
 from kb_pipeline.flow.errors import ErrorClass, classify, innermost
@@ -45,6 +46,9 @@ from kb_pipeline.settings.model import Settings
 from kb_pipeline.storage.partitions import Partition
 
 _logger = logging.getLogger(__name__)
+
+_SAID: set[str] = set()
+"""Sentences about the instance that this process has said: once is enough."""
 
 OverallStatus = Literal["completed", "completed_with_issues", "failed", "cancelled"]
 
@@ -299,9 +303,13 @@ class Orchestrator:
 
     def _drop_old_runs(self, limit: int) -> None:
         try:
-            history.prune(self._instance, self._workspace, limit)
+            dropped = history.prune(self._instance, self._workspace, limit)
         except Exception as error:  # noqa: BLE001 - what was ingested is none the worse for it
             _logger.warning("old runs could not be dropped, the next run tries again: %s", innermost(error))
+        else:
+            if dropped.alone is not None and dropped.alone not in _SAID:
+                _SAID.add(dropped.alone)
+                _logger.warning("%s", dropped.alone)
 
     def _tags(self, orchestration: str, options: Options) -> dict[str, str]:
         process = psutil.Process()
@@ -345,7 +353,7 @@ def _fault(source: str, result: dg.ExecuteInProcessResult) -> SourceFault:
     for event in result.all_node_events:
         if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             evaluation = event.asset_check_evaluation_data
-            if _blocks(evaluation):
+            if blocks(evaluation):
                 message = f"{evaluation.check_name}: {evaluation.description}"
                 return SourceFault(source, ErrorClass.FAILED_CHECK.value, message)
     for event in result.all_events:
@@ -362,15 +370,10 @@ def _fault(source: str, result: dg.ExecuteInProcessResult) -> SourceFault:
     return SourceFault(source, ErrorClass.INTERNAL.value, (failed[-1].message if failed else None) or "the run failed")
 
 
-def _blocks(evaluation: dg.AssetCheckEvaluation) -> bool:
-    error = evaluation.severity == dg.AssetCheckSeverity.ERROR
-    return error and bool(evaluation.blocking) and not evaluation.passed
-
-
 def _warnings(result: dg.ExecuteInProcessResult) -> Iterator[str]:
     """What the checks of a run warn of, and which partitions a change of model waits for."""
     for evaluation in result.get_asset_check_evaluations():
-        if not evaluation.passed and not _blocks(evaluation):
+        if not evaluation.passed and not blocks(evaluation):
             yield f"{evaluation.check_name}: {evaluation.description}"
     for event in result.get_asset_materialization_events():
         waiting = event.materialization.metadata.get("waiting")

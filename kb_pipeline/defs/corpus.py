@@ -7,28 +7,31 @@ What belongs here: the two assets and how they are told to Dagster. What doesn't
 # No `from __future__ import annotations`: Dagster looks at the annotations of `context` as objects.
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 
 from kb_pipeline import stages, tables
-from kb_pipeline.defs.assets import column_schema
+from kb_pipeline.defs import metadata
 from kb_pipeline.defs.orchestration import COMPARE_TAG, EVERYTHING, of_run, told_to_dagster
 from kb_pipeline.defs.partitions import drop_superseded
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.ingestion.chain import Chain
+from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.ingredients import Model
+from kb_pipeline.storage import identity
 
 INDEX = dg.AssetKey(["corpus", "index"])
 KNOWLEDGE_BASE = dg.AssetKey(["corpus", "knowledge_base"])
 
 
-def corpus_assets(types: Sequence[str]) -> list[dg.AssetsDefinition]:
+def corpus_assets(types: Sequence[str], workspace: Workspace) -> list[dg.AssetsDefinition]:
     """``corpus/index -> corpus/knowledge_base``."""
-    return [_index(types), _knowledge_base()]
+    return [_index(types, workspace), _knowledge_base(workspace)]
 
 
-def _index(types: Sequence[str]) -> dg.AssetsDefinition:
+def _index(types: Sequence[str], workspace: Workspace) -> dg.AssetsDefinition:
     @dg.asset(
         key=INDEX,
         deps=[
@@ -39,7 +42,11 @@ def _index(types: Sequence[str]) -> dg.AssetsDefinition:
         kinds={"lancedb"},
         description="The searchable index of all connections. What it holds is a candidate until its checks let it become "
         "a release.",
-        metadata={"dagster/column_schema": column_schema(tables.index(1))},
+        metadata=metadata.of_definition(
+            tables.index(1), workspace.storage.knowledge_base_path / "index", "kb_pipeline.knowledge_base.update:update"
+        ),
+        owners=workspace.settings.owners,
+        code_version=identity.digest(tables.describe(tables.index(1)))[:8],
     )
     def index(
         context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain], embedder: dg.ResourceParam[Embedder]
@@ -67,7 +74,9 @@ def _index(types: Sequence[str]) -> dg.AssetsDefinition:
     return index
 
 
-def _knowledge_base() -> dg.AssetsDefinition:
+def _knowledge_base(workspace: Workspace) -> dg.AssetsDefinition:
+    freshness = workspace.settings.freshness
+
     @dg.asset(
         key=KNOWLEDGE_BASE,
         deps=[INDEX],
@@ -75,7 +84,13 @@ def _knowledge_base() -> dg.AssetsDefinition:
         kinds={"lancedb"},
         description="The release that readers see: the last candidate of corpus/index that passed its checks. Moves a tag, "
         "and nothing else.",
-        metadata={"dagster/column_schema": column_schema(tables.index(1))},
+        metadata=metadata.of_definition(
+            tables.index(1), workspace.storage.knowledge_base_path / "index", "kb_pipeline.knowledge_base.publish:publish"
+        ),
+        owners=workspace.settings.owners,
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(hours=freshness.hours), warn_window=timedelta(hours=freshness.warn_hours)
+        ),
     )
     def knowledge_base(context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain]) -> dg.MaterializeResult[Any]:
         with told_to_dagster("corpus/knowledge_base"):

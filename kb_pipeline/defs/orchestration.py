@@ -13,6 +13,9 @@ from kb_pipeline.ingestion.work import Orchestration
 ORCHESTRATION_TAG = "kb/orchestration"
 CONNECTIONS_TAG = "kb/connections"
 USER_TAG = "kb/user"
+TRIGGER_TAG = "kb/trigger"
+"""What asked for a run of the daemon."""
+DISCOVERY = "discovery"
 PROCESS_TAG = "kb/process"
 """``pid:start time`` of the process that executes the run itself; lets a later one reap it when it was killed."""
 
@@ -51,6 +54,12 @@ def told_to_dagster(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise failure(what, error) from error
+
+
+def blocks(evaluation: dg.AssetCheckEvaluation) -> bool:
+    """Whether a check found what must stop a run: a warning is told and stops nothing."""
+    error = evaluation.severity == dg.AssetCheckSeverity.ERROR
+    return error and bool(evaluation.blocking) and not evaluation.passed
 
 
 def failure(what: str, error: Exception) -> dg.Failure:

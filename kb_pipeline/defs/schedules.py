@@ -3,6 +3,7 @@
 import dagster as dg
 
 from kb_pipeline.defs.jobs import VERIFICATION_JOB, chain_job_name
+from kb_pipeline.defs.orchestration import TRIGGER_TAG
 from kb_pipeline.defs.partitions import register, wanted_keys
 from kb_pipeline.ingestion.workspace import Workspace
 
@@ -23,7 +24,7 @@ def nightly(type_: str, workspace: Workspace) -> dg.ScheduleDefinition:
         register(context.instance, workspace)
         when = context.scheduled_execution_time.isoformat()
         return [
-            dg.RunRequest(run_key=f"{key}:{when}", partition_key=key, tags={"kb/trigger": "nightly"})
+            dg.RunRequest(run_key=f"{key}:{when}", partition_key=key, tags={TRIGGER_TAG: "nightly"})
             for key in wanted_keys(workspace, type_)
         ]
 
@@ -44,6 +45,6 @@ def nightly_verification(workspace: Workspace) -> dg.ScheduleDefinition:
     )
     def verification(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         when = context.scheduled_execution_time.isoformat()
-        return dg.RunRequest(run_key=when, tags={"kb/trigger": "nightly"})
+        return dg.RunRequest(run_key=when, tags={TRIGGER_TAG: "nightly"})
 
     return verification

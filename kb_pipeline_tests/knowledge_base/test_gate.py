@@ -13,7 +13,7 @@ from kb_pipeline.knowledge_base import gate
 from kb_pipeline.knowledge_base.candidates import Candidate, Candidates
 from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.publish import NotPublishable, Publication
-from kb_pipeline.knowledge_base.releases import Releases
+from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
 from kb_pipeline.storage.lease import LeaseLost
 from kb_pipeline.storage.table import Storage
 from kb_pipeline_tests.acceptance.world import Corpus, World, orchestration
@@ -208,18 +208,18 @@ def test_a_record_that_another_writer_made_is_never_written_over(world: World) -
     edit(world, "deserts wait")
     index_alone(world)
     check(world)
-    releases = Releases(world.storage)
+    releases, last = Releases(world.storage), candidate(world)
     late: list[str] = []
     keep = releases._create_record
 
-    def slower(made: Candidate):  # type: ignore[no-untyped-def]
+    def slower(candidate: Candidate) -> ReleaseRecord:
         if not late:
-            late.append(keep(made).name)  # what a writer without its lease may still do, at the worst moment
-        return keep(made)
+            late.append(keep(candidate).name)  # what a writer without its lease may still do, at the worst moment
+        return keep(candidate)
 
     releases._create_record = slower  # type: ignore[method-assign]
     with world.workspace.leases.acquire("corpus/knowledge_base", "a run") as lease:
-        record = releases.publish(lease, candidate(world))
+        record = releases.publish(lease, last)
     assert late == ["release-2"]
     assert record.name == "release-3"
     assert world.release().record == record

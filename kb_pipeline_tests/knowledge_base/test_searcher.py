@@ -32,7 +32,7 @@ def test_every_mode_and_filter_is_the_releases_own(world: World) -> None:
     world.run()
     searcher = Searcher.open(world.storage, embedder=lambda: world.embedder)
     for mode in ("hybrid", "vector", "text"):
-        hits = searcher.search("rivers run to the sea", k=1, mode=mode)  # type: ignore[arg-type]
+        hits = searcher.search("rivers run to the sea", k=1, mode=mode)
         assert [hit.text for hit in hits] == ["rivers run to the sea"]
     hits = searcher.search("rivers", filters=Filters(connection="gamma"))
     assert {hit.connection for hit in hits} == {"gamma"}
@@ -56,7 +56,7 @@ def test_another_model_is_refused_and_words_still_work(world: World) -> None:
     searcher = Searcher.open(world.storage, embedder=lambda: WordEmbedder("another model"))
     for mode in ("hybrid", "vector"):
         with pytest.raises(OtherModel, match=r"release-1 was made with the model a test's model .*kb run.*--mode text"):
-            searcher.search("rivers", mode=mode)  # type: ignore[arg-type]
+            searcher.search("rivers", mode=mode)
     assert searcher.search("rivers", mode="text")
 
 
