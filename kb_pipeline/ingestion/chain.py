@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.ingestion import chunks, documents, embeddings, listing
@@ -16,10 +17,13 @@ from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import publish, snapshot
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
 from kb_pipeline.monitoring.progress import Progress, Silent
-from kb_pipeline.storage.lease import Lease
-from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.partitions import Partition, layout
 from kb_pipeline.storage.table import Staged
 
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Lease
+
+LAST_STAGE = "embeddings"
 LEASE_WAIT = 60.0
 """Seconds to wait for another writer of the same partition before giving up and naming it."""
 
@@ -44,7 +48,7 @@ class Pending:
     def publish(self) -> Staged:
         """Make it visible. Raises LeaseLost."""
         self.staged.publish(self.lease)
-        # Not inside the publication: that holds the very database this writes to. Done twice after a crash, it is harmless.
+        # After the publication: done twice after a crash it is harmless, and left out it is done by the next run.
         if self.then is not None:
             self.then()
         return self.staged
@@ -67,7 +71,7 @@ class Chain:
 
         return listing.take(
             self.workspace.storage,
-            self.workspace.leases,
+            self.workspace.ledger.leases,
             config.type,
             connection,
             self.workspace.source(connection),
@@ -84,7 +88,7 @@ class Chain:
         with self._lease("documents", partition, orchestration) as lease:
             self.take_listing(partition.connection, orchestration)
             info, listed = listing.read(workspace.storage, partition)
-            retries = workspace.state.retries(partition.connection)
+            retries = workspace.ledger.retries.of(partition.connection)
             if retries:
                 inside = documents.keys_inside(workspace.storage, partition)
                 retries &= {*listed["key"].to_pylist(), *inside}
@@ -105,8 +109,8 @@ class Chain:
                 )
 
             def then() -> None:
-                workspace.state.retried(partition.connection, retries)
-                workspace.state.apply(partition.type, partition.key, info.digest)
+                workspace.ledger.retries.served(partition.connection, retries)
+                workspace.ledger.listings.apply(partition.type, partition.key, info.digest)
 
             yield Pending(staged, lease, then)
 
@@ -145,7 +149,9 @@ class Chain:
         def report(done: int, total: int) -> None:
             self.progress.update("release", "release", done, total)
 
-        with self.workspace.leases.acquire("corpus/knowledge_base", orchestration.purpose, wait=self.lease_wait) as lease:
+        with self.workspace.ledger.leases.acquire(
+            "corpus/knowledge_base", orchestration.purpose, wait=self.lease_wait
+        ) as lease:
             result = snapshot.settled(
                 lambda: publish.publish(storage, lease, self.layouts(), model, report),
             )
@@ -155,11 +161,19 @@ class Chain:
                         storage.table_path(asset, partition).unlink(missing_ok=True)
         return result
 
+    def record(self, partition: Partition, stage: str, error: tuple[str, str] | None) -> None:
+        """Record in the ledger how a stage of a partition ended; ``error`` is (class, message)."""
+        type_, connection = partition.type, partition.connection
+        keys = [each.key for each in layout(type_, connection, partition.shards)]
+        self.workspace.ledger.outcomes.record(
+            type_, connection, partition.key, stage, error, partitions=keys, last=stage == LAST_STAGE
+        )
+
     def layouts(self) -> list[ConnectionLayout]:
         """Every connection that has a say in the release: those of kb.yaml, and those that left it unretired."""
         configured = {config.name: config for config in self.workspace.connections}
         found = [ConnectionLayout(config.type, name, self.workspace.partitions(name)) for name, config in configured.items()]
-        retired = self.workspace.state.retired()
+        retired = self.workspace.ledger.retirements.all()
         left = {
             (each.type, each.connection)
             for each in self.workspace.storage.partitions("embeddings")
@@ -170,7 +184,7 @@ class Chain:
     @contextmanager
     def _lease(self, asset: str, partition: Partition, orchestration: Orchestration) -> Iterator[Lease]:
         name = f"{partition.type}/{asset}/{partition.key}"
-        with self.workspace.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
+        with self.workspace.ledger.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
             yield lease
 
     def _reporter(self, partition: Partition, stage: str) -> Callable[[int, int], None]:
