@@ -11,8 +11,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "kb_pipeline"
 FLOORS = [
     {"flow", "monitoring", "tables", "statuses", "findings"},
+    {"stages"},
     {"archives", "ledger"},
-    {"storage", "sources", "settings", "parsing", "chunking", "embedding"},
+    {"storage"},
+    {"sources", "settings", "parsing", "chunking", "embedding"},
     {"knowledge_base"},
     {"ingestion"},
     {"defs", "environment", "batch"},

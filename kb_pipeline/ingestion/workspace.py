@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from kb_pipeline import stages
 from kb_pipeline.chunking.settings import Chunkers, ChunkerSettings, Override
 from kb_pipeline.ingestion.accounts import Limits
 from kb_pipeline.settings.errors import ConfigError, Problem
 from kb_pipeline.settings.model import Settings
-from kb_pipeline.sources.base import Source, SourceConfig
+from kb_pipeline.sources.base import Source, SourceConfig, SourceContext
 from kb_pipeline.sources.guard import guarded
 from kb_pipeline.sources.registry import build
 from kb_pipeline.storage.partitions import Partition, layout
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from kb_pipeline.chunking.tokenizer import Tokenizer
     from kb_pipeline.embedding.base import Embedder
     from kb_pipeline.embedding.model_files import ModelFiles
+    from kb_pipeline.ledger.leases import Lease
     from kb_pipeline.ledger.ledger import Ledger
 
+_UPLOAD_WAIT = 60.0
+"""Seconds that an upload waits for another one, or for garbage collection."""
 _NUMERIC_CLASSES = {"auto": "auto", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -130,8 +134,17 @@ class Workspace:
 
     def source(self, name: str) -> Source:
         """The source of a connection."""
-        config, context = self.connection(name), self.settings.context
+        config, context = self.connection(name), self.context
         return guarded(build(config, context), config, context)
+
+    @property
+    def context(self) -> SourceContext:
+        """What sources are built with."""
+
+        def alone(name: str) -> Lease:
+            return self.ledger.leases.acquire(name, "an upload", wait=_UPLOAD_WAIT)
+
+        return replace(self.settings.context, alone=alone)
 
     def partitions(self, connection: str) -> tuple[Partition, ...]:
         """The partitions of a connection by kb.yaml."""
@@ -141,4 +154,4 @@ class Workspace:
     def types(self) -> list[str]:
         """Source types that have a connection in kb.yaml, or tables of one that isn't retired yet."""
         configured = {config.type for config in self.connections}
-        return sorted(configured | {each.type for each in self.storage.partitions("documents")})
+        return sorted(configured | {each.type for each in self.storage.partitions(stages.first().name)})

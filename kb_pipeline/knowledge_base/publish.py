@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from kb_pipeline import stages
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.knowledge_base.index import Difference, Index
 from kb_pipeline.knowledge_base.releases import ReleasedPartition, ReleaseRecord, Releases, content_fingerprint
@@ -123,7 +124,7 @@ def _not_ready(storage: Storage, states: Sequence[ConnectionState]) -> list[str]
         f"{partition.type}/{partition.key}"
         for state in states
         for partition in state.kept
-        if storage.table_path("embeddings", partition).exists()
+        if storage.table_path(stages.INDEXED, partition).exists()
     ]
 
 
@@ -139,7 +140,7 @@ def _contents(
     before = previous.partitions if previous is not None else {}
     for state in states:
         for each in state.ready:
-            entry = ReleasedPartition(state.type, state.connection, each.documents, each.embeddings, each.chunks)
+            entry = ReleasedPartition(state.type, state.connection, each.documents, each.last, each.chunks)
             partitions[f"{state.type}/{each.partition.key}"] = entry
             if not releases.has_manifest(each.documents):
                 fingerprint, table = snapshot.manifest(storage, each.partition)

@@ -9,8 +9,8 @@ built with one instance of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import BinaryIO, ClassVar, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict, Field
 
 from kb_pipeline.statuses import Status
+from kb_pipeline.storage.files import Files, Folder
 
 
 class SourceError(Exception):
@@ -86,11 +87,21 @@ class SourceConfig(BaseModel):
 class SourceContext:
     """Where a source lives.
 
-    ``base`` resolves its relative paths (the folder of kb.yaml), ``storage`` is the storage root.
+    ``base``     resolves its relative paths (the folder of kb.yaml)
+    ``storage``  the folder of what stays on this machine: the storage itself, unless that is remote
+    ``remote``   where what is kept lies when the storage is remote
+    ``alone``    name -> a context in which nobody else, in whatever process, does what has this name
     """
 
     base: Path
     storage: Path
+    remote: Files | None = None
+    alone: Callable[[str], AbstractContextManager[object]] = nullcontext
+
+    @property
+    def files(self) -> Files:
+        """Where a source keeps what it must not lose, below a folder of its own."""
+        return self.remote or Folder(self.storage, self.storage / "staging")
 
 
 @runtime_checkable

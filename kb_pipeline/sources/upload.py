@@ -1,10 +1,10 @@
-"""The source type upload: an inbox below the storage that `kb upload` puts files into.
+"""The source type upload: an inbox in the storage that `kb upload` puts files into.
 
 What belongs here: the inbox's layout, adding, removing, listing and reading. What doesn't: deciding what is uploaded.
 
-Layout, below ``<storage>/uploads/<connection>/``: ``blobs/<first 2 digits>/<sha256>`` holds bytes by their content,
-``entries/<percent-encoded name>.json`` says which name has which content, ``aside/`` holds what is being written. A
-blob is complete before an entry names it, and an entry is replaced in one step, so a reader never sees half an upload.
+Layout, below ``uploads/<connection>/``: ``blobs/<first 2 digits>/<sha256>`` holds bytes by their content,
+``entries/<percent-encoded name>.json`` says which name has which content. A blob is complete before an entry names it, and
+an entry is replaced in one step, so a reader never sees half an upload.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import json
 import os
 import re
 import stat
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,13 +36,11 @@ from kb_pipeline.sources.base import (
 from kb_pipeline.sources.names import escape
 from kb_pipeline.sources.streams import BLOCK, stream
 from kb_pipeline.statuses import Status
-
-if sys.platform != "win32":
-    import fcntl
+from kb_pipeline.storage.files import FilesError, aside_path
 
 _SUFFIX = ".json"
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and the suffix and the name of the file aside need room
-_ABANDONED = 24 * 3600  # seconds after which a copy aside has no writer any more
+_READERS = 16  # entries read at a time: in a bucket each is a request
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -67,18 +63,18 @@ class Upload:
 
     def __init__(self, config: SourceConfig, context: SourceContext) -> None:
         self.name = config.name
-        self.root = context.storage / "uploads" / config.name
-        self._entries = self.root / "entries"
-        self._aside = self.root / "aside"
+        self._context = context
+        self._files = context.files
+        self._root = f"uploads/{config.name}"
+        self._entries = f"{self._root}/entries"
 
     def add(self, path: Path) -> Literal["added", "replaced", "unchanged"]:
         """Copy a file into the inbox under its own name, replacing one of the same name.
 
-        Raises SourceError when it isn't a regular file that can be read, OSError when the storage can't take it.
+        Raises SourceError when it isn't a regular file that can be read, OSError or FilesError when the storage can't
+        take it.
         """
         name = escape(path.name)
-        for folder in (self._entries, self._aside):
-            folder.mkdir(parents=True, exist_ok=True)
         try:
             opened = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - closed by the with below
         except OSError as error:
@@ -92,42 +88,35 @@ class Upload:
                 known = self._known(name)
                 if known is not None and known.sha256 == sha256 and self._has(sha256, size):
                     return "unchanged"
-                self._keep(aside, sha256, size)
-                entry = _Entry(name, sha256, size, datetime.now(UTC))
-                self._write(entry)
+                if not self._has(sha256, size):
+                    self._files.keep(_blob(self._root, sha256), aside, replace=True)
+                self._write(_Entry(name, sha256, size, datetime.now(UTC)))
                 return "added" if known is None else "replaced"
         finally:
             aside.unlink(missing_ok=True)
 
     def remove(self, name: str) -> bool:
         """Take a name out of the inbox; False when it isn't there. Its bytes stay until ``collect``."""
-        if not self._entries.is_dir():
-            return False
         with self._lock():
-            try:
-                self._path(name).unlink()
-            except FileNotFoundError:
+            if self._files.find(self._key(name)) is None:
                 return False
-            _sync_folder(self._entries)
+            self._files.delete([self._key(name)])
             return True
 
     def collect(self) -> int:
-        """Delete the bytes that no entry names any more, and copies left by a crash. Returns how many files went.
+        """Delete the bytes that no entry names any more. Returns how many files went.
 
         Raises ListingFailed, before anything is deleted, when the entries can't all be read.
         """
-        if not self.root.is_dir():
+        if not any(True for _ in self._files.list(self._root)):
             return 0
         with self._lock():
-            entries = [self._load(path) for path in self._entry_paths()]
+            entries = [entry for _, entry in self._load_all()]
             if any(isinstance(entry, str) for entry in entries):
                 raise ListingFailed(f"The inbox {self.name} holds damaged entries: remove them first.")
-            named = {entry.sha256 for entry in entries if isinstance(entry, _Entry)}
-            unnamed = [p for p in self.root.glob("blobs/[0-9a-f][0-9a-f]/*") if p.name not in named]
-            old = time.time() - _ABANDONED
-            unnamed += [p for p in self._aside.glob("*") if p.stat().st_mtime < old]
-            for path in unnamed:
-                path.unlink(missing_ok=True)
+            named = {_blob(self._root, entry.sha256) for entry in entries if isinstance(entry, _Entry)}
+            unnamed = [each.key for each in self._files.list(f"{self._root}/blobs") if each.key not in named]
+            self._files.delete(unnamed)
             return len(unnamed)
 
     def list(self) -> Iterator[Item]:
@@ -135,11 +124,7 @@ class Upload:
 
         Raises ListingFailed when the inbox can't be read. A damaged entry is an item with the problem "corrupt".
         """
-        items = []
-        for path in self._entry_paths():
-            entry = self._load(path)
-            if entry is not None:
-                items.append(self._item(path, entry))
+        items = [self._item(key, entry) for key, entry in self._load_all() if entry is not None]
         items.sort(key=lambda item: item.key)
         yield from items
 
@@ -149,18 +134,18 @@ class Upload:
         if not _SHA256.fullmatch(item.version):
             raise ItemCorrupt("The inbox's entry is damaged: upload the file again.")
         try:
-            blob = open(self._blob(item.version), "rb", buffering=0)  # noqa: SIM115 - closed by the with below
+            blob = self._files.stream(_blob(self._root, item.version))
         except FileNotFoundError as error:
             raise ItemVanished(f"The bytes of {item.name} are no longer in the inbox.") from error
-        except OSError as error:
-            raise ItemUnreadable(f"The bytes of {item.name} can't be opened: {error.strerror}.") from error
+        except (OSError, FilesError) as error:
+            raise ItemUnreadable(f"The bytes of {item.name} can't be opened: {_reason(error)}.") from error
         digest = hashlib.sha256()
 
         def fill(size: int) -> bytes:
             try:
                 data: bytes = blob.read(size)
-            except OSError as error:
-                raise ItemUnreadable(f"The bytes of {item.name} can't be read: {error.strerror}.") from error
+            except (OSError, FilesError) as error:
+                raise ItemUnreadable(f"The bytes of {item.name} can't be read: {_reason(error)}.") from error
             digest.update(data)
             if not data and digest.hexdigest() != item.version:
                 raise ItemCorrupt(f"The bytes of {item.name} changed in the inbox: upload the file again.")
@@ -171,36 +156,39 @@ class Upload:
 
     def probe(self) -> str:
         """One line about the inbox. Raises SourceError when it can't be read."""
-        return f"{self.root}: readable, files: {sum(1 for _ in self._entry_paths())}"
+        return f"{self._files.uri(self._root)}: readable, files: {len(self._entry_keys())}"
 
-    def _entry_paths(self) -> Iterator[Path]:
+    def _entry_keys(self) -> Sequence[str]:
         try:
-            with os.scandir(self._entries) as found:
-                names = [entry.name for entry in found if entry.name.endswith(_SUFFIX)]
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise ListingFailed(f"The inbox {self._entries} can't be read: {error.strerror}.") from error
-        for name in names:
-            yield self._entries / name
+            found = [each.key for each in self._files.list(self._entries)]
+        except (OSError, FilesError) as error:
+            where = self._files.uri(self._entries)
+            raise ListingFailed(f"The inbox {where} can't be read: {_reason(error)}.") from error
+        return [key for key in found if key.endswith(_SUFFIX)]
 
-    def _load(self, path: Path) -> _Entry | str | None:
+    def _load_all(self) -> Iterator[tuple[str, _Entry | str | None]]:
+        keys = self._entry_keys()
+        with ThreadPoolExecutor(max_workers=_READERS) as executor:
+            yield from zip(keys, executor.map(self._load, keys), strict=True)
+
+    def _load(self, key: str) -> _Entry | str | None:
         """An entry; what is wrong with it, if it's damaged; None when it has just been removed."""
         try:
-            raw = path.read_bytes()
+            raw = self._files.get(key)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise ListingFailed(f"The inbox's entry {path} can't be read: {error.strerror}.") from error
+        except (OSError, FilesError) as error:
+            where = self._files.uri(key)
+            raise ListingFailed(f"The inbox's entry {where} can't be read: {_reason(error)}.") from error
         try:
             entry = _decode(raw)
         except (ValueError, KeyError, TypeError):
             return "the inbox's entry is damaged: upload the file again"
-        if self._path(entry.name) != path:
+        if self._key(entry.name) != key:
             return "the inbox's entry lies under another name: upload the file again"
         return entry
 
-    def _item(self, path: Path, entry: _Entry | str) -> Item:
+    def _item(self, place: str, entry: _Entry | str) -> Item:
         if isinstance(entry, _Entry):
             return Item(
                 key=entry.name,
@@ -210,56 +198,41 @@ class Upload:
                 size=entry.size,
                 modified=entry.uploaded_at,
             )
-        name = unquote(path.name.removesuffix(_SUFFIX), errors="surrogateescape")
-        if self._path(name) != path:  # a file of foreign origin, or a name too long to be told from its entry's
-            name = f"entries/{path.name}"
+        file_name = place.removeprefix(f"{self._entries}/")
+        name = unquote(file_name.removesuffix(_SUFFIX), errors="surrogateescape")
+        if self._key(name) != place:  # a file of foreign origin, or a name too long to be told from its entry's
+            name = f"entries/{file_name}"
         key = escape(name)
         return Item(key, "damaged", key, self._uri(key), problem=Status.CORRUPT, problem_detail=entry)
 
     def _uri(self, name: str) -> str:
         return f"upload://{self.name}/{quote(name, safe='')}"
 
-    def _path(self, name: str) -> Path:
-        return self._entries / (_file_name(name) + _SUFFIX)
-
-    def _blob(self, sha256: str) -> Path:
-        return self.root / "blobs" / sha256[:2] / sha256
+    def _key(self, name: str) -> str:
+        return f"{self._entries}/{_file_name(name)}{_SUFFIX}"
 
     def _known(self, name: str) -> _Entry | None:
-        entry = self._load(self._path(name))
+        entry = self._load(self._key(name))
         return entry if isinstance(entry, _Entry) else None
 
     def _has(self, sha256: str, size: int) -> bool:
-        try:
-            return self._blob(sha256).stat().st_size == size
-        except FileNotFoundError:
-            return False
+        found = self._files.find(_blob(self._root, sha256))
+        return found is not None and found.size == size
 
     def _copy(self, opened: BinaryIO, path: Path) -> tuple[Path, str, int]:
         """Copy into a file aside; returns it with the sha256 and the number of bytes copied."""
         digest, size = hashlib.sha256(), 0
-        descriptor, name = tempfile.mkstemp(dir=self._aside)
-        aside = Path(name)
+        aside = aside_path(self._context.storage / "staging", self.name)
         try:
-            with os.fdopen(descriptor, "wb") as target:
+            with aside.open("wb") as target:
                 while data := _read(opened, path):
                     digest.update(data)
                     size += len(data)
                     target.write(data)
-                target.flush()
-                os.fsync(target.fileno())
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
         return aside, digest.hexdigest(), size
-
-    def _keep(self, aside: Path, sha256: str, size: int) -> None:
-        if self._has(sha256, size):
-            return
-        blob = self._blob(sha256)
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(aside, blob)
-        _sync_folder(blob.parent)
 
     def _write(self, entry: _Entry) -> None:
         data = {
@@ -268,26 +241,19 @@ class Upload:
             "size": entry.size,
             "uploaded_at": entry.uploaded_at.isoformat(),
         }
-        descriptor, aside = tempfile.mkstemp(dir=self._aside)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as target:
-                json.dump(data, target)
-                target.flush()
-                os.fsync(target.fileno())
-            os.replace(aside, self._path(entry.name))
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(aside)
-            raise
-        _sync_folder(self._entries)
+        self._files.put(self._key(entry.name), json.dumps(data).encode())
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
+    def _lock(self) -> AbstractContextManager[object]:
         """One writer at a time: no blob is collected between being found and being named."""
-        with open(self.root / ".lock", "ab") as lock:
-            if sys.platform != "win32":
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        return self._context.alone(f"{self._root}")
+
+
+def _blob(root: str, sha256: str) -> str:
+    return f"{root}/blobs/{sha256[:2]}/{sha256}"
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).rstrip(".")
 
 
 def _file_name(name: str) -> str:
@@ -320,13 +286,3 @@ def _read(opened: BinaryIO, path: Path) -> bytes:
 
 def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer must not block
-
-
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

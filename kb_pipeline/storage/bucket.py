@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow as pa
 
@@ -22,9 +22,11 @@ from kb_pipeline.storage.files import FileInfo, FilesError, FilesMisconfigured, 
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
+    from typing_extensions import Buffer
 
 TAIL_BYTES = 256 << 10
 """The first request for a file brings so much of its end: the footer of a Parquet table, or a small table as a whole."""
+_STREAM_BYTES = 1 << 20
 _PART_BYTES = 8 << 20
 """Of an upload in parts; S3 allows 10,000 of them."""
 _PARTS_AT_A_TIME = 4
@@ -111,14 +113,14 @@ class Bucket:
         """See ``Files``."""
         import obstore
 
-        with self._told(key):
+        with self.told(key):
             return bytes(obstore.get(self._store, checked(key)).bytes())
 
     def put(self, key: str, data: bytes) -> None:
         """See ``Files``."""
         import obstore
 
-        with self._told(key):
+        with self.told(key):
             obstore.put(self._store, checked(key), data)
 
     def keep(self, key: str, finished: Path, *, replace: bool = False) -> bool:
@@ -129,7 +131,7 @@ class Bucket:
         checked(key)
         size = finished.stat().st_size
         try:
-            with self._told(key):
+            with self.told(key):
                 if size <= _PART_BYTES:
                     # A condition in one request; obstore would hold a file of any size in memory for it.
                     obstore.put(self._store, key, finished.read_bytes(), mode="overwrite" if replace else "create")
@@ -142,7 +144,7 @@ class Bucket:
         try:
             if not replace and self.find(key) is not None:
                 return False
-            with self._told(key):
+            with self.told(key):
                 obstore.put(self._store, key, finished, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_A_TIME)
             return True
         finally:
@@ -153,7 +155,7 @@ class Bucket:
         import obstore
 
         try:
-            with self._told(key):
+            with self.told(key):
                 tail = obstore.get(self._store, checked(key), options={"range": {"suffix": TAIL_BYTES}})
                 meta, data = tail.meta, bytes(tail.bytes())
         except FilesError as error:
@@ -164,11 +166,19 @@ class Bucket:
             return pa.PythonFile(_Remote(self, key, 0, b"", None), "r")
         return pa.PythonFile(_Remote(self, key, meta["size"], data, meta["e_tag"]), "r")
 
+    def stream(self, key: str) -> BinaryIO:
+        """See ``Files``. One request, however long the file is."""
+        import obstore
+
+        with self.told(key):
+            chunks = iter(obstore.get(self._store, checked(key)).stream(min_chunk_size=_STREAM_BYTES))
+        return cast(BinaryIO, _Stream(self, key, chunks))
+
     def read(self, key: str, start: int, length: int, e_tag: str | None) -> bytes:
         """Some bytes of a file that is still the one with this tag."""
         import obstore
 
-        with self._told(key):
+        with self.told(key):
             options: Any = {"range": (start, start + length)}
             if e_tag is not None:
                 options["if_match"] = e_tag
@@ -179,7 +189,7 @@ class Bucket:
         import obstore
 
         try:
-            with self._told(key):
+            with self.told(key):
                 found = obstore.head(self._store, checked(key))
         except FileNotFoundError:
             return None
@@ -189,7 +199,7 @@ class Bucket:
         """See ``Files``."""
         import obstore
 
-        with self._told(folder):
+        with self.told(folder):
             for batch in obstore.list(self._store, checked(folder) if folder else None):
                 for each in batch:
                     yield FileInfo(each["path"], each["size"], each["last_modified"].timestamp())
@@ -200,7 +210,7 @@ class Bucket:
 
         doomed = [checked(key) for key in keys]
         if doomed:
-            with self._told(doomed[0]):
+            with self.told(doomed[0]):
                 obstore.delete(self._store, doomed)
 
     def uri(self, key: str) -> str:
@@ -211,7 +221,7 @@ class Bucket:
         return self.location.url
 
     @contextmanager
-    def _told(self, key: str) -> Iterator[None]:
+    def told(self, key: str) -> Iterator[None]:
         """Say what the client's errors mean; what only a caller can judge (is there already, isn't there) passes."""
         from obstore.exceptions import AlreadyExistsError, BaseError
 
@@ -270,6 +280,31 @@ def _reason(text: str) -> str:
     found = _AT_BOTTOM.findall(text)
     line = found[-1] if found else text.splitlines()[0] if text else "no reason given"
     return str(line.rpartition(" - ")[2][:200])
+
+
+class _Stream(io.RawIOBase):
+    """An object from its beginning to its end, as it comes in."""
+
+    def __init__(self, bucket: Bucket, key: str, chunks: Iterator[Buffer]) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while not self._rest:
+            with self._bucket.told(self._key):
+                chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
 
 
 class _Remote(io.RawIOBase):

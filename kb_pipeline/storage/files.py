@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol, cast
 from urllib.parse import quote
 
 import psutil
@@ -74,6 +74,10 @@ class Files(Protocol):
 
     def open(self, key: str) -> pa.NativeFile:
         """A file for reading at any place, as pyarrow and Python read. Raises FileNotFoundError."""
+        ...
+
+    def stream(self, key: str) -> BinaryIO:
+        """A file for reading from its beginning to its end. Raises FileNotFoundError."""
         ...
 
     def find(self, key: str) -> FileInfo | None:
@@ -138,6 +142,10 @@ class Folder:
         """See ``Files``."""
         return pa.OSFile(str(self.path(key)), "rb")
 
+    def stream(self, key: str) -> BinaryIO:
+        """See ``Files``."""
+        return cast(BinaryIO, open(self.path(key), "rb", buffering=0))
+
     def find(self, key: str) -> FileInfo | None:
         """See ``Files``."""
         try:
@@ -155,7 +163,7 @@ class Folder:
             try:
                 with os.scandir(path) as found:
                     entries = list(found)
-            except (FileNotFoundError, NotADirectoryError):
+            except FileNotFoundError:
                 continue
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):

@@ -69,7 +69,7 @@ def test_what_is_not_there_is_told_by_its_name(files: Files) -> None:
     assert files.find("a/none") is None
     assert files.find("a") is None
     assert files.find("a/there/below") is None
-    for read in (files.get, files.open):
+    for read in (files.get, files.open, files.stream):
         with pytest.raises(FileNotFoundError) as told:
             read("a/none")
         assert "a/none" in str(told.value)
@@ -147,7 +147,15 @@ def test_awkward_names_are_kept_as_they_are(files: Files) -> None:
 @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../../b", "a/./b", "a\\b", "a\0b"])
 def test_a_key_that_leaves_the_place_is_refused(files: Files, key: str, finished: Path) -> None:
     finished.write_bytes(b"")
-    calls = [files.get, files.open, files.find, lambda k: files.put(k, b""), lambda k: files.keep(k, finished), files.uri]
+    calls = [
+        files.get,
+        files.open,
+        files.stream,
+        files.find,
+        lambda k: files.put(k, b""),
+        lambda k: files.keep(k, finished),
+        files.uri,
+    ]
     for call in [*calls, lambda k: files.delete([k])]:
         with pytest.raises(ValueError, match="no key"):
             call(key)
@@ -166,6 +174,10 @@ def test_an_open_file_reads_at_any_place(files: Files, finished: Path, size: int
         opened.seek(0)
         assert opened.read() == content
         assert opened.read() == b""
+    with files.stream("f") as stream:
+        assert stream.read(3) == content[:3]
+        assert stream.read() == content[3:]
+        assert stream.read(1) == b""
 
 
 def test_a_reader_never_gets_bytes_of_two_files(files: Files, finished: Path) -> None:
@@ -357,6 +369,7 @@ def every_call(files: Bucket, tmp_path: Path) -> Iterator[FilesError]:
         lambda: files.put("k", b"x"),
         lambda: files.keep("k", finished),
         lambda: files.open("k"),
+        lambda: files.stream("k"),
         lambda: list(files.list()),
         lambda: files.delete(["k"]),
     ):
