@@ -16,6 +16,7 @@ from kb_pipeline.embedding.base import Embedder, Vectors
 from kb_pipeline.embedding.embed import embed_missing
 from kb_pipeline.embedding.vector_store import Located, VectorStore
 from kb_pipeline.ingestion.work import Prepared, Work
+from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import ROW_GROUP_BYTES, Staged, Storage, Table
@@ -24,6 +25,12 @@ _GROUPS = 2
 """Groups of rows of the last table that are kept in memory, of about ROW_GROUP_BYTES each."""
 _RESTORED_ROWS = 4_096
 """Vectors of one commit."""
+
+
+def version(workspace: Workspace) -> str:
+    """What decides which vector a text has: the model, by its name. Its id would take the hash of its weights."""
+    model = workspace.settings.model
+    return f"{model.pinned} {model.dtype}"
 
 
 def prepare(work: Work) -> Prepared:

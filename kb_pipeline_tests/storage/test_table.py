@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from kb_pipeline import tables
 from kb_pipeline.storage.lease import LeaseLost, LeaseStore
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged, Storage, Table, replace, write_json
@@ -28,8 +29,7 @@ def write(storage: Storage, target: Path, *keys: str) -> None:
 
 def keys(path: Path) -> list[str]:
     with Table(path) as table:
-        found: list[str] = table.read(["key"]).column(0).to_pylist()
-        return found
+        return tables.values(table.read(["key"]).column(0))
 
 
 def test_a_crash_while_writing_leaves_the_old_table_and_nothing_aside(storage: Storage, tmp_path: Path) -> None:
