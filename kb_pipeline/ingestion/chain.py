@@ -22,9 +22,9 @@ from kb_pipeline.knowledge_base.ingredients import Model
 from kb_pipeline.knowledge_base.publish import Publication
 from kb_pipeline.knowledge_base.snapshot import ConnectionLayout
 from kb_pipeline.knowledge_base.update import Update
+from kb_pipeline.ledger.leases import Lease
 from kb_pipeline.monitoring.progress import Progress, Silent
 from kb_pipeline.stages import Stage
-from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged
 
@@ -58,7 +58,7 @@ class Chain:
 
         info = listing.take(
             self.workspace.storage,
-            self.workspace.leases,
+            self.workspace.ledger.leases,
             config.type,
             connection,
             self.workspace.source(connection),
@@ -87,7 +87,7 @@ class Chain:
         """
         workspace = self.workspace
         name = f"{partition.type}/{stage.name}/{partition.key}"
-        with workspace.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
+        with workspace.ledger.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
             work = Work(
                 workspace,
                 partition,
@@ -97,7 +97,7 @@ class Chain:
             )
             prepared: Prepared = stages.load(stage.run)(work)
             prepared.staged.publish(lease)
-            # Not inside the publication: that holds the very database this writes to.
+            # After the publication, and not in its transaction: done by the next run where this one dies before.
             if prepared.then is not None:
                 prepared.then()
         return prepared.staged
@@ -135,13 +135,13 @@ class Chain:
 
     def verify(self) -> list[Finding]:
         """Compare everything that readers see with what it was made from; changes nothing."""
-        return verify.verify(self.workspace.storage, self.workspace.leases)
+        return verify.verify(self.workspace.storage, self.workspace.ledger.leases)
 
     def layouts(self) -> list[ConnectionLayout]:
         """Every connection that has a say in the release: those of kb.yaml, and those that left it unretired."""
         configured = {config.name: config for config in self.workspace.connections}
         found = [ConnectionLayout(config.type, name, self.workspace.partitions(name)) for name, config in configured.items()]
-        retired = self.workspace.state.retired()
+        retired = self.workspace.ledger.retirements.all()
         left = {
             (each.type, each.connection)
             for each in self.workspace.storage.partitions(stages.INDEXED)
@@ -151,7 +151,7 @@ class Chain:
 
     @contextmanager
     def _corpus(self, orchestration: Orchestration) -> Iterator[Lease]:
-        with self.workspace.leases.acquire(CORPUS_LEASE, orchestration.purpose, wait=self.lease_wait) as lease:
+        with self.workspace.ledger.leases.acquire(CORPUS_LEASE, orchestration.purpose, wait=self.lease_wait) as lease:
             yield lease
 
     def _reporter(self, partition: Partition, stage: str) -> Callable[[int, int], None]:

@@ -15,8 +15,8 @@ from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.candidates import CORPUS_LEASE, Candidates, is_candidate_tag
 from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import CURRENT, Releases
+from kb_pipeline.ledger.processes import process_alive
 from kb_pipeline.sources.upload import Upload
-from kb_pipeline.storage.lease import process_alive
 from kb_pipeline.storage.table import Storage, Table
 from kb_pipeline.tables import values
 
@@ -43,8 +43,8 @@ def collect(workspace: Workspace, keep: int) -> Collected:
     """Keep the last ``keep`` releases (and the current and pinned ones); drop what is left over. Raises LeaseHeld."""
     result = Collected()
     storage = workspace.storage
-    with workspace.leases.acquire(CORPUS_LEASE, "garbage collection", wait=LEASE_WAIT) as lease:
-        lease.publish(Releases(storage).drop_strays)
+    with workspace.ledger.leases.acquire(CORPUS_LEASE, "garbage collection", wait=LEASE_WAIT) as lease:
+        lease.commit(lambda _: Releases(storage).drop_strays())
         _collect_releases(storage, keep, result)
     result.vectors = _collect_vectors(workspace)
     result.staged_files = _collect_staged(storage)
@@ -100,7 +100,7 @@ def _collect_vectors(workspace: Workspace) -> int:
         for partition in partitions:
             for stage in writing:
                 name = f"{partition.type}/{stage.name}/{partition.key}"
-                leases.enter_context(workspace.leases.acquire(name, "garbage collection", wait=LEASE_WAIT))
+                leases.enter_context(workspace.ledger.leases.acquire(name, "garbage collection", wait=LEASE_WAIT))
             for stage in naming:
                 table = Table.open(storage.table_path(stage.name, partition))
                 if table is not None:

@@ -13,13 +13,15 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kb_pipeline.findings import Finding, Severity
 from kb_pipeline.knowledge_base.index import TABLE, tags
 from kb_pipeline.knowledge_base.ingredients import Model, ReleasedPartition, content_fingerprint
-from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.table import Storage, write_json
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Lease
 
 CORPUS_LEASE = "corpus/knowledge_base"
 """Name of the lease over the index, its candidate and the releases."""
@@ -101,7 +103,7 @@ class Candidates:
                     table.tags.delete(name)
             table.tags.create(_TAG + candidate.id, candidate.version)
 
-        lease.publish(tag)
+        lease.commit(lambda _: tag())
         for path in self._root.glob("*.json"):
             if not path.name.startswith(f"{candidate.id}."):
                 path.unlink(missing_ok=True)
@@ -117,7 +119,7 @@ class Candidates:
                     table.tags.delete(name)
 
         if self._tags():
-            lease.publish(untag)
+            lease.commit(lambda _: untag())
 
     def judge(self, candidate: Candidate, check: str, finding: Finding) -> Verdict:
         """Record what a check found in a candidate."""

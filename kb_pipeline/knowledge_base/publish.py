@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kb_pipeline.flow.kinds import ErrorClass
 from kb_pipeline.knowledge_base.candidates import Candidate, Candidates
 from kb_pipeline.knowledge_base.gate import outstanding
 from kb_pipeline.knowledge_base.index import Index
 from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
-from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.table import Storage
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Lease
 
 _ADVICE = "launch the job corpus_release, or `kb run`"
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,8 +23,10 @@ from kb_pipeline import tables
 from kb_pipeline.knowledge_base.candidates import Candidate
 from kb_pipeline.knowledge_base.index import TABLE, tags
 from kb_pipeline.knowledge_base.ingredients import ReleasedPartition, content_fingerprint
-from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.table import Storage, create_json, write_json
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Lease
 
 CURRENT = "current"
 _NAME = re.compile(r"^release-(\d+)$")
@@ -114,7 +116,7 @@ class Releases:
     def publish(self, lease: Lease, candidate: Candidate) -> ReleaseRecord:
         """Make a candidate the current release. Raises LeaseLost."""
         if self._strays():
-            lease.publish(self.drop_strays)
+            lease.commit(lambda _: self.drop_strays())
         record = self._create_record(candidate)
 
         def move() -> None:
@@ -122,7 +124,7 @@ class Releases:
             table.tags.create(record.name, record.version)
             _point(table, record.version)
 
-        lease.publish(move)
+        lease.commit(lambda _: move())
         return record
 
     def _create_record(self, candidate: Candidate) -> ReleaseRecord:
@@ -173,7 +175,7 @@ class Releases:
             write_json(self._pin_path(), {"release": record.name, "at": datetime.now(UTC).isoformat()})
             _point(self._storage.index_location.open(TABLE), record.version)
 
-        lease.publish(move)
+        lease.commit(lambda _: move())
         return record
 
     def unpin(self) -> str | None:

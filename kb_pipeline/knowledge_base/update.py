@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kb_pipeline import stages
 from kb_pipeline.knowledge_base import snapshot
@@ -23,9 +24,11 @@ from kb_pipeline.knowledge_base.index import Index
 from kb_pipeline.knowledge_base.ingredients import Model, ReleasedPartition, full_key
 from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
 from kb_pipeline.knowledge_base.snapshot import ConnectionLayout, ConnectionState
-from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Storage
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Lease
 
 _logger = logging.getLogger(__name__)
 

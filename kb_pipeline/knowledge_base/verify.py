@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -19,14 +20,17 @@ from kb_pipeline.knowledge_base.comparison import Comparison, compare_all, judge
 from kb_pipeline.knowledge_base.index import Index
 from kb_pipeline.knowledge_base.ingredients import ReleasedPartition
 from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
-from kb_pipeline.storage.lease import LeaseHeld, LeaseStore
+from kb_pipeline.ledger.errors import LeaseHeld
 from kb_pipeline.storage.partitions import parse_key
 from kb_pipeline.storage.table import Storage
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Leases
 
 _ADVICE = "run `kb verify --heal`"
 
 
-def verify(storage: Storage, leases: LeaseStore) -> list[Finding]:
+def verify(storage: Storage, leases: Leases) -> list[Finding]:
     """One finding for the current release, one for its manifests, and one for the head of the index.
 
     The release is compared with the tables of its record that are still there, and the head with those of its candidate.
@@ -45,7 +49,7 @@ def _release(storage: Storage, record: ReleaseRecord) -> Finding:
     return judge(record.name, _ADVICE, compare)
 
 
-def _head(storage: Storage, leases: LeaseStore, record: ReleaseRecord) -> Finding:
+def _head(storage: Storage, leases: Leases, record: ReleaseRecord) -> Finding:
     try:
         # While the head is its candidate's version, that version is what is compared, whoever writes meanwhile. Otherwise
         # somebody wrote to it, or writes right now: the lease tells which.

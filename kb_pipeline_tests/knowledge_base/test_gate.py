@@ -14,7 +14,7 @@ from kb_pipeline.knowledge_base.candidates import Candidate, Candidates
 from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.publish import NotPublishable, Publication
 from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
-from kb_pipeline.storage.lease import LeaseLost
+from kb_pipeline.ledger.errors import LeaseLost
 from kb_pipeline.storage.table import Storage
 from kb_pipeline_tests.acceptance.world import Corpus, World, orchestration
 from kb_pipeline_tests.damage import double, rewrite
@@ -176,7 +176,7 @@ def test_a_pinned_candidate_is_published_when_the_pin_goes(world: World) -> None
     world.run()
     edit(world, "deserts wait")
     world.publish()
-    with world.workspace.leases.acquire("corpus/knowledge_base", "a rollback") as lease:
+    with world.workspace.ledger.leases.acquire("corpus/knowledge_base", "a rollback") as lease:
         Releases(world.storage).rollback(lease, "release-1")
     edit(world, "islands float")
     result = world.publish()
@@ -192,8 +192,8 @@ def test_who_lost_the_lease_publishes_nothing_and_its_number_is_given_again(worl
     edit(world, "deserts wait")
     index_alone(world)
     check(world)
-    with world.workspace.leases.acquire("corpus/knowledge_base", "a run that sleeps") as lease:
-        world.workspace.leases.release(lease.name, lease.token)
+    with world.workspace.ledger.leases.acquire("corpus/knowledge_base", "a run that sleeps") as lease:
+        world.workspace.ledger.leases.release(lease.name, lease.token)
         with pytest.raises(LeaseLost):
             Releases(world.storage).publish(lease, candidate(world))
     assert [record.name for record in Releases(world.storage).all()] == ["release-1"]
@@ -218,7 +218,7 @@ def test_a_record_that_another_writer_made_is_never_written_over(world: World) -
         return keep(candidate)
 
     releases._create_record = slower  # type: ignore[method-assign]
-    with world.workspace.leases.acquire("corpus/knowledge_base", "a run") as lease:
+    with world.workspace.ledger.leases.acquire("corpus/knowledge_base", "a run") as lease:
         record = releases.publish(lease, last)
     assert late == ["release-2"]
     assert record.name == "release-3"

@@ -114,7 +114,7 @@ def test_what_is_newer_than_the_release_is_not_judged(world: World) -> None:
 
 def test_an_index_that_is_being_updated_is_not_judged(world: World) -> None:
     world.run()
-    with world.workspace.leases.acquire("corpus/knowledge_base", "a run"):
+    with world.workspace.ledger.leases.acquire("corpus/knowledge_base", "a run"):
         world.storage.index_location.open(TABLE).delete("connection = 'alpha'")  # on its way to something else
         _, _, head = world.chain.verify()
     assert head.passed
