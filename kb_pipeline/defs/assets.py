@@ -6,13 +6,13 @@ What belongs here: keys, partitions, pools, metadata. What doesn't: the work, wh
 
 # No `from __future__ import annotations`: Dagster looks at the annotations of `context` as objects.
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
 from kb_pipeline import stages, tables
 from kb_pipeline.defs import metadata
@@ -34,6 +34,7 @@ from kb_pipeline.ingestion.chain import Chain, OnListing
 from kb_pipeline.ingestion.listing import ListingInfo
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.publish import Model
+from kb_pipeline.ledger.errors import LedgerUnavailable
 from kb_pipeline.sources.registry import source_types, version
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage import identity
@@ -197,8 +198,8 @@ def _record(
     context: dg.AssetExecutionContext, chain: Chain, partition: Partition, asset: str, error: tuple[str, str] | None
 ) -> None:
     try:
-        chain.workspace.state.record(partition, asset, error)
-    except (OSError, sqlite3.Error) as trouble:
+        chain.workspace.record(partition, asset, error)
+    except (OSError, SQLAlchemyError, LedgerUnavailable) as trouble:
         context.log.error(f"the outcome of {partition.connection} could not be recorded: {trouble}")
 
 

@@ -69,7 +69,7 @@ def run_failures(workspace: Workspace, hooks: Sequence[Hook] = ()) -> dg.SensorD
         if not failed.recorded:
             for partition in failed.partitions:
                 if not _made_since(context, partition, failed.stage):
-                    workspace.state.record(partition, failed.stage, (failed.error_class, failed.message))
+                    workspace.record(partition, failed.stage, (failed.error_class, failed.message))
         for hook in hooks:
             hook(failed)
 

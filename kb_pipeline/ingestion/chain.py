@@ -50,7 +50,7 @@ class Chain:
 
         info = listing.take(
             self.workspace.storage,
-            self.workspace.leases,
+            self.workspace.ledger.leases,
             config.type,
             connection,
             self.workspace.source(connection),
@@ -79,7 +79,7 @@ class Chain:
         """
         workspace = self.workspace
         name = f"{partition.type}/{stage.name}/{partition.key}"
-        with workspace.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
+        with workspace.ledger.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
             work = Work(
                 workspace,
                 partition,
@@ -89,7 +89,7 @@ class Chain:
             )
             prepared: Prepared = stages.load(stage.run)(work)
             prepared.staged.publish(lease)
-            # Not inside the publication: that holds the very database this writes to.
+            # After the publication, and not in its transaction: done by the next run where this one dies before.
             if prepared.then is not None:
                 prepared.then()
         return prepared.staged
@@ -101,7 +101,9 @@ class Chain:
         def report(done: int, total: int) -> None:
             self.progress.update("release", "release", done, total)
 
-        with self.workspace.leases.acquire("corpus/knowledge_base", orchestration.purpose, wait=self.lease_wait) as lease:
+        with self.workspace.ledger.leases.acquire(
+            "corpus/knowledge_base", orchestration.purpose, wait=self.lease_wait
+        ) as lease:
             result = snapshot.settled(
                 lambda: publish.publish(storage, lease, self.layouts(), model, report),
             )
@@ -115,7 +117,7 @@ class Chain:
         """Every connection that has a say in the release: those of kb.yaml, and those that left it unretired."""
         configured = {config.name: config for config in self.workspace.connections}
         found = [ConnectionLayout(config.type, name, self.workspace.partitions(name)) for name, config in configured.items()]
-        retired = self.workspace.state.retired()
+        retired = self.workspace.ledger.retirements.all()
         left = {
             (each.type, each.connection)
             for each in self.workspace.storage.partitions(stages.INDEXED)

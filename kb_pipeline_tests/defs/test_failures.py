@@ -33,7 +33,7 @@ def noticed(project: Project, run: dg.DagsterRun) -> FailedRun:
 
 
 def fault(project: Project, connection: str) -> ERROR:
-    outcome = project.workspace.state.outcome("local_directory", connection)
+    outcome = project.workspace.ledger.outcomes.outcome("local_directory", connection)
     return outcome.error_class, outcome.error
 
 

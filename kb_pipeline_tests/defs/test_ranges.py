@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
 from kb_pipeline import tables
 from kb_pipeline.ingestion.chain import Chain
-from kb_pipeline.storage.lease import LeaseHeld, LeaseStore
+from kb_pipeline.ledger.errors import LeaseHeld
+from kb_pipeline.ledger.leases import Leases
+from kb_pipeline.ledger.schema import leases
 from kb_pipeline.storage.partitions import parse_key
 from kb_pipeline_tests.defs.conftest import Project, failure_sentence
 
@@ -121,8 +121,9 @@ def test_a_writer_without_its_lease_publishes_nothing_and_says_so(project: Proje
     original = Chain._reporter
 
     def thief(self: Chain, partition: object, stage: str) -> object:
-        with sqlite3.connect(project.workspace.storage.state_path) as database:
-            database.execute("UPDATE leases SET token = token + 1 WHERE name = 'local_directory/documents/c0'")
+        with project.workspace.ledger.database.write() as database:
+            mine = leases.c.name == "local_directory/documents/c0"
+            database.execute(leases.update().where(mine).values(token=leases.c.token + 1))
         return original(self, partition, stage)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Chain, "_reporter", thief)
@@ -145,7 +146,7 @@ def test_a_partition_of_a_range_is_there_for_others_before_the_next_one_is_made(
 
     def look(self: Chain, connection: str, *rest: object) -> object:
         made = [each.key for each in self.workspace.storage.partitions("documents", "local_directory")]
-        leases = self.workspace.leases
+        leases = self.workspace.ledger.leases
         free = [name for name in ("c0", "c1", "c2") if _free(leases, f"local_directory/documents/{name}")]
         seen.append((connection, made, free))
         return original(self, connection, *rest)  # type: ignore[arg-type]
@@ -155,7 +156,7 @@ def test_a_partition_of_a_range_is_there_for_others_before_the_next_one_is_made(
     assert seen == [("c0", [], ["c1", "c2"]), ("c1", ["c0"], ["c0", "c2"]), ("c2", ["c0", "c1"], ["c0", "c1"])]
 
 
-def _free(leases: LeaseStore, name: str) -> bool:
+def _free(leases: Leases, name: str) -> bool:
     try:
         leases.acquire(name, "a look").release()
     except LeaseHeld:
