@@ -10,7 +10,6 @@ loaded once for all. A connection that fails doesn't stop the others, and the re
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import uuid
@@ -21,9 +20,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
 import dagster as dg
-import psutil
 
 from kb_pipeline import stages
+from kb_pipeline.dagster_home import is_own
 from kb_pipeline.definitions import build_defs
 from kb_pipeline.defs import history
 from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, chain_job_name
@@ -37,6 +36,7 @@ from kb_pipeline.defs.orchestration import (
     blocks,
 )
 from kb_pipeline.defs.partitions import register
+from kb_pipeline.defs.reaping import dead_runs, process_tag
 from kb_pipeline.flow.errors import ErrorClass, classify, innermost
 from kb_pipeline.ingestion.report import stored_counts
 from kb_pipeline.ingestion.workspace import Workspace
@@ -164,7 +164,7 @@ class Orchestrator:
         """One whole orchestration. Never raises for the failure of a connection: the report says it."""
         started = time.time()
         report = Report(uuid.uuid4().hex)
-        reap_dead_runs(self._instance)
+        reap_dead_runs(self._instance, others=is_own(self._workspace.settings))
         register(self._instance, self._workspace)
         chosen = [
             config
@@ -312,8 +312,7 @@ class Orchestrator:
                 _logger.warning("%s", dropped.alone)
 
     def _tags(self, orchestration: str, options: Options) -> dict[str, str]:
-        process = psutil.Process()
-        tags = {ORCHESTRATION_TAG: orchestration, PROCESS_TAG: f"{os.getpid()}:{process.create_time()}"}
+        tags = {ORCHESTRATION_TAG: orchestration, PROCESS_TAG: process_tag()}
         return tags | ({USER_TAG: options.user_id} if options.user_id else {})
 
     def _execute(
@@ -382,15 +381,16 @@ def _warnings(result: dg.ExecuteInProcessResult) -> Iterator[str]:
             yield f"the model changed; the new release waits for the vectors of {partitions}"
 
 
-def reap_dead_runs(instance: dg.DagsterInstance, say: Callable[[str], None] | None = None) -> list[str]:
+def reap_dead_runs(
+    instance: dg.DagsterInstance, say: Callable[[str], None] | None = None, *, others: bool = True
+) -> list[str]:
     """Mark runs as failed whose executing process is gone (killed with its machine or its terminal); returns their ids.
 
     Dagster's own monitoring watches only runs it launched. Without this, such runs stay STARTED and hold pool slots.
+    ``others``: also runs of plain Dagster; only in an instance of our own.
     """
-    from kb_pipeline.defs.reaping import dead_runs
-
     reaped = []
-    for run in dead_runs(instance):
+    for run in dead_runs(instance, others=others):
         instance.report_run_failed(run, "The process that executed this run is gone; reaped by a later start.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         reaped.append(run.run_id)

@@ -17,7 +17,7 @@ TRIGGER_TAG = "kb/trigger"
 """What asked for a run of the daemon."""
 DISCOVERY = "discovery"
 PROCESS_TAG = "kb/process"
-"""``pid:start time`` of the process that executes the run itself; lets a later one reap it when it was killed."""
+"""``machine:pid:start time`` of the process that executes the run itself; lets a later one reap it when it was killed."""
 
 COMPARE_TAG = "kb/compare"
 EVERYTHING = "everything"
