@@ -17,7 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from kb_pipeline.ingestion.chain import Chain, Orchestration
+from kb_pipeline import stages
+from kb_pipeline.ingestion.chain import Chain
+from kb_pipeline.ingestion.work import Orchestration
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.settings.load import load
 from kb_pipeline.storage.table import Table
@@ -65,8 +67,8 @@ def main() -> None:
     chain, orchestration = Chain(workspace), Orchestration("benchmark", time.time(), "benchmark")
     (partition,) = workspace.partitions("files")
     begin = time.perf_counter()
-    with _Children() as children, getattr(chain, stage)(partition, orchestration) as pending:
-        staged = pending.publish()
+    with _Children() as children:
+        staged = chain.make(stages.get(stage), partition, orchestration)
     with Table(workspace.storage.table_path("documents", partition)) as documents:
         statuses = values(documents.read(["status"])["status"].unique())
     answer = {

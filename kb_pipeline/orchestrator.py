@@ -23,6 +23,7 @@ from typing import Any, Literal
 import dagster as dg
 import psutil
 
+from kb_pipeline import stages
 from kb_pipeline.definitions import build_defs
 from kb_pipeline.defs import history
 from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, chain_job_name
@@ -64,11 +65,6 @@ class SourceCounts:
 
 
 _NUMBERS = [name for name in SourceCounts.__dataclass_fields__ if name != "stale"]
-_OF_ASSET = {
-    "documents": ("listed", "indexed", "unchanged", "quarantined", "excluded", "deleted"),
-    "chunks": ("chunks",),
-    "embeddings": ("embedded", "reused"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +207,9 @@ class Orchestrator:
                 counts.chunks += stored_counts(self._workspace.storage, (partition,)).chunks
                 continue
             made, fault = self._chain(partition, orchestration, options)
-            for asset, names in _OF_ASSET.items():
-                counts.add({key: value for key, value in made.get(asset, {}).items() if key in names})
-            if "documents" not in made:
+            for stage in stages.STAGES:
+                counts.add({key: value for key, value in made.get(stage.name, {}).items() if key in stage.counts})
+            if stages.first().name not in made:
                 self._add_last_known(counts, partition)
             if "chunks" not in made:
                 counts.chunks += stored_counts(self._workspace.storage, (partition,)).chunks
@@ -231,18 +227,18 @@ class Orchestrator:
         waited for the `gpu` pool would not sleep but spin (Dagster's in-process executor), and starve the one that works.
         """
         made: dict[str, dict[str, Any]] = {}
-        stages: list[tuple[str, ...]] = [("documents", "chunks"), ("embeddings",)]
+        groups = stages.groups()
         first: SourceFault | None = None
-        while stages:
-            assets = stages.pop(0)
-            with self._embedding if "embeddings" in assets else nullcontext():
+        while groups:
+            group = groups.pop(0)
+            with self._embedding if any(stage.pool == stages.GPU_POOL for stage in group) else nullcontext():
                 result, fault = self._execute(
                     partition.connection,
                     chain_job_name(partition.type),
                     self._tags(orchestration, options),
                     options,
                     partition.key,
-                    [dg.AssetKey([partition.type, asset]) for asset in assets],
+                    [dg.AssetKey([partition.type, stage.name]) for stage in group],
                 )
             for event in result.get_asset_materialization_events() if result is not None else ():
                 if event.asset_key is not None:
@@ -252,9 +248,11 @@ class Orchestrator:
             if fault is not None:
                 # The source can't be reached, but what is stored of it must follow the settings all the same: otherwise
                 # a new model's release would wait for it, and one dead connection would hold up all the others.
-                unreachable = "documents" in assets and "documents" not in made
-                stored = self._workspace.storage.table_path("documents", partition).exists()
-                stages = [("chunks",), ("embeddings",)] if unreachable and stored else []
+                source = stages.first()
+                unreachable = source in group and source.name not in made
+                stored = self._workspace.storage.table_path(source.name, partition).exists()
+                rest = [tuple(each for each in members if each != source) for members in (group, *groups)]
+                groups = [each for each in rest if each] if unreachable and stored else []
         return made, first
 
     def _add_last_known(self, counts: SourceCounts, partition: Partition) -> None:

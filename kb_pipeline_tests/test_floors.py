@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "kb_pipeline"
 FLOORS = [
     {"flow", "monitoring", "tables", "statuses", "findings"},
+    {"stages"},
     {"archives", "ledger"},
     {"storage"},
     {"sources", "settings", "parsing", "chunking", "embedding"},

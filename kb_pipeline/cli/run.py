@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kb_pipeline import stages
 from kb_pipeline.cli.context import settings_of, told, workspace_of
 from kb_pipeline.cli.output import say, show_json, show_table
 from kb_pipeline.cli.progress import display
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from kb_pipeline.orchestrator import Options, Orchestrator, Report
 
 _LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False)
-_COLUMNS = ["listed", "indexed", "unchanged", "quarantined", "excluded", "deleted", "chunks", "embedded", "reused"]
+_COLUMNS = [name for stage in stages.STAGES for name in stage.counts]
 
 
 @click.command()
@@ -138,14 +139,13 @@ def materialize(context: click.Context, asset: str, partition: str | None) -> No
     """Materialize one partition of one asset."""
     settings = settings_of(context)
     workspace = Workspace(settings)
-    from kb_pipeline.defs.jobs import ASSETS
     from kb_pipeline.defs.partitions import wanted_keys
     from kb_pipeline.orchestrator import Options, Orchestrator
     from kb_pipeline.storage.partitions import parse_key
 
     type_, _, name = asset.partition("/")
-    if asset != "corpus/knowledge_base" and (type_ not in workspace.types() or name not in ASSETS):
-        known = [f"{each}/{stage}" for each in workspace.types() for stage in ASSETS]
+    if asset != "corpus/knowledge_base" and (type_ not in workspace.types() or name not in stages.names()):
+        known = [f"{each}/{stage}" for each in workspace.types() for stage in stages.names()]
         raise click.UsageError(f"no asset {asset!r}; known: {', '.join([*known, 'corpus/knowledge_base'])}")
     with open_instance(settings, say) as instance, display() as progress:
         orchestrator = Orchestrator(settings, instance, progress)

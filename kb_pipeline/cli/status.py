@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kb_pipeline import stages
 from kb_pipeline.cli.context import told, workspace_of
 from kb_pipeline.cli.output import printable, show_json, show_table
 from kb_pipeline.ingestion.report import QuarantinedItem, StoredCounts, stored_counts
@@ -58,7 +59,7 @@ def _status(workspace: Workspace) -> dict[str, Any]:
     configured = {config.name: config.type for config in workspace.connections}
     left = {name: type_ for type_, name in known_connections(workspace.storage) if name not in configured}
     for name, type_ in sorted((configured | left).items()):
-        stored = [each for each in workspace.storage.partitions("documents", type_) if each.connection == name]
+        stored = [each for each in workspace.storage.partitions(stages.first().name, type_) if each.connection == name]
         wanted = workspace.partitions(name) if name in configured else tuple(stored)
         # After a change of `shards` the old partitions speak until the new ones are there.
         speaking = wanted if all(each in stored for each in wanted) else tuple(stored)
@@ -93,7 +94,7 @@ def quarantine() -> None:
 
 
 def _items(workspace: Workspace) -> list[QuarantinedItem]:
-    stored = workspace.storage.partitions("documents")
+    stored = workspace.storage.partitions(stages.first().name)
     return list(quarantined_items(workspace.storage, tuple(stored)))
 
 

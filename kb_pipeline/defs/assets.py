@@ -7,9 +7,9 @@ What belongs here: keys, partitions, pools, metadata. What doesn't: the work, wh
 # No `from __future__ import annotations`: Dagster looks at the annotations of `context` as objects.
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +17,31 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kb_pipeline import tables
+from kb_pipeline import stages, tables
 from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, RETRY_POLICY, combined, failure, of_run, told_to_dagster
 from kb_pipeline.defs.partitions import drop_superseded, partitions_def
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.flow.errors import classify
-from kb_pipeline.ingestion.chain import Chain, Orchestration, Pending
+from kb_pipeline.ingestion.chain import Chain, Pending
 from kb_pipeline.knowledge_base.publish import Model
+from kb_pipeline.stages import Stage
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition, parse_key
 
-GPU_POOL = "gpu"
 KNOWLEDGE_BASE = dg.AssetKey(["corpus", "knowledge_base"])
 _DATA_VERSION_TAG = "dagster/data_version"
 _PREVIEW_ROWS = 5
 _PREVIEW_CHARACTERS = 80
 
-Stage = Callable[[Partition, Orchestration], AbstractContextManager[Pending]]
-
 
 def chain_assets(type_: str) -> list[dg.AssetsDefinition]:
-    """``<type>/inventory -> documents -> chunks -> embeddings`` of one source type."""
-    return [_inventory(type_), _documents(type_), _chunks(type_), _embeddings(type_)]
+    """``<type>/inventory`` and after it the stages, of one source type."""
+    return [_inventory(type_), *(_stage(type_, stage) for stage in stages.STAGES)]
 
 
 def _inventory(type_: str) -> dg.AssetsDefinition:
     @dg.asset(
-        key=[type_, "inventory"],
+        key=[type_, stages.INVENTORY],
         group_name=type_,
         kinds={"parquet"},
         description=f"Lists every {type_} connection, concurrently; one that fails doesn't stop the others.",
@@ -81,100 +79,57 @@ def _inventory(type_: str) -> dg.AssetsDefinition:
     return inventory
 
 
-def _documents(type_: str) -> dg.AssetsDefinition:
+def _stage(type_: str, stage: Stage) -> dg.AssetsDefinition:
+    """The asset of one stage. Resources are named, not taken as parameters: not every stage needs the embedder."""
+    resources = {"chain", "embedder"} if stage.embeds else {"chain"}
+
     @dg.asset(
-        key=[type_, "documents"],
-        deps=[dg.AssetKey([type_, "inventory"])],
+        key=[type_, stage.name],
+        deps=[dg.AssetKey([type_, stage.upstream])],
         group_name=type_,
         kinds={"parquet"},
         partitions_def=partitions_def(type_),
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
-        pool=type_,
+        backfill_policy=dg.BackfillPolicy.single_run() if stage.one_run else dg.BackfillPolicy.multi_run(1),
+        pool=stage.pool.format(type=type_) if stage.pool else None,
         io_manager_key="partition_tables",
-        retry_policy=RETRY_POLICY,
-        description="Every listed item with its outcome; the documents of those that could be parsed.",
-        metadata={"dagster/column_schema": column_schema(tables.DOCUMENTS)},
+        retry_policy=RETRY_POLICY if stage.retried else None,
+        required_resource_keys=resources,
+        description=stage.description,
+        metadata={"dagster/column_schema": column_schema(stage.schema(1))},
     )
-    def documents(context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain]) -> Iterator[dg.Output[Any]]:
-        columns = ["key", "status", "title", "uri", "detail"]
-        yield from _run_stage(context, chain, type_, "documents", chain.documents, columns)
+    def made(context: dg.AssetExecutionContext) -> Iterator[dg.Output[Any]]:
+        embedder = context.resources.embedder if stage.embeds else None
+        yield from _run_stage(context, context.resources.chain, type_, stage, embedder)
 
-    return documents
-
-
-def _chunks(type_: str) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=[type_, "chunks"],
-        deps=[dg.AssetKey([type_, "documents"])],
-        group_name=type_,
-        kinds={"parquet"},
-        partitions_def=partitions_def(type_),
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
-        io_manager_key="partition_tables",
-        description="Spans of the documents' texts, sized in the model's own tokens.",
-        metadata={"dagster/column_schema": column_schema(tables.CHUNKS)},
-    )
-    def chunks(context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain]) -> Iterator[dg.Output[Any]]:
-        columns = ["key", "ordinal", "n_tokens", "heading_path", "text"]
-        yield from _run_stage(context, chain, type_, "chunks", chain.chunks, columns)
-
-    return chunks
-
-
-def _embeddings(type_: str) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=[type_, "embeddings"],
-        deps=[dg.AssetKey([type_, "chunks"])],
-        group_name=type_,
-        kinds={"parquet"},
-        partitions_def=partitions_def(type_),
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        pool=GPU_POOL,
-        io_manager_key="partition_tables",
-        description="A vector for every chunk; each distinct text is computed once, ever.",
-        metadata={"dagster/column_schema": column_schema(tables.embeddings(1))},
-    )
-    def embeddings(
-        context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain], embedder: dg.ResourceParam[Embedder]
-    ) -> Iterator[dg.Output[Any]]:
-        def stage(partition: Partition, orchestration: Orchestration) -> AbstractContextManager[Pending]:
-            return chain.embeddings(partition, orchestration, embedder)
-
-        yield from _run_stage(context, chain, type_, "embeddings", stage, ["chunk_id", "text_sha256"])
-
-    return embeddings
+    return made
 
 
 def _run_stage(
-    context: dg.AssetExecutionContext,
-    chain: Chain,
-    type_: str,
-    asset: str,
-    stage: Stage,
-    preview_columns: Sequence[str],
+    context: dg.AssetExecutionContext, chain: Chain, type_: str, stage: Stage, embedder: Embedder | None
 ) -> Iterator[dg.Output[Any]]:
     """Run one stage for every partition of the run, each on its own; the IO manager publishes at the yield.
 
     When some partitions fail, the others are published and recorded all the same, and the run fails naming those that did.
     """
     orchestration = of_run(context)
+    asset = stage.name
     pending: dict[str, Pending] = {}
     failures: dict[str, dg.Failure] = {}
     with ExitStack() as leases:
         for key in context.partition_keys:
             partition = parse_key(type_, key)
             try:
-                pending[key] = leases.enter_context(stage(partition, orchestration))
+                pending[key] = leases.enter_context(chain.prepare(stage, partition, orchestration, embedder))
             except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
                 failures[key] = failure(f"{type_}/{asset} of {key}", error)
                 _record(context, chain, partition, asset, (classify(error).value, str(error)))
         if failures:
-            _publish_by_hand(context, pending, failures, preview_columns)
+            _publish_by_hand(context, pending, failures, stage.preview)
             _record_success(context, chain, type_, asset, set(pending) - set(failures))
             raise combined(list(failures.values()), _advice(f"{type_}/{asset}", failures, set(pending) - set(failures)))
         for key, each in pending.items():
             # Per partition: metadata of the output itself would be recorded alike for every partition of the run.
-            context.add_asset_metadata(_metadata(each, preview_columns), partition_key=key)
+            context.add_asset_metadata(_metadata(each, stage.preview), partition_key=key)
         fingerprints = sorted(each.staged.fingerprint for each in pending.values())
         version = fingerprints[0] if len(fingerprints) == 1 else identity.digest(fingerprints)
         # The publication happens while this generator is suspended: the leases are still held then.
@@ -237,7 +192,8 @@ def knowledge_base_asset(types: Sequence[str]) -> dg.AssetsDefinition:
     @dg.asset(
         key=KNOWLEDGE_BASE,
         deps=[
-            dg.AssetDep(dg.AssetKey([type_, "embeddings"]), partition_mapping=dg.AllPartitionMapping()) for type_ in types
+            dg.AssetDep(dg.AssetKey([type_, stages.last().name]), partition_mapping=dg.AllPartitionMapping())
+            for type_ in types
         ],
         group_name="corpus",
         kinds={"lancedb"},

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 
 import dagster as dg
 
+from kb_pipeline import stages
 from kb_pipeline.defs.assets import KNOWLEDGE_BASE
 from kb_pipeline.defs.orchestration import told_to_dagster
 from kb_pipeline.defs.partitions import partitions_def
 from kb_pipeline.findings import Finding
-from kb_pipeline.ingestion import checks
 from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.knowledge_base.verify import verify
+from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition, parse_key
 from kb_pipeline.storage.table import Storage
 
@@ -23,13 +24,12 @@ Check = Callable[[Storage, Partition], Finding]
 
 def partition_checks(type_: str) -> list[dg.AssetChecksDefinition]:
     """The blocking checks of one source type's chain."""
-    return [
-        _partition_check(type_, "documents", checks.conservation),
-        _partition_check(type_, "chunks", checks.every_document_chunked),
-    ]
+    return [_partition_check(type_, stage, stages.load(stage.check)) for stage in stages.STAGES if stage.check is not None]
 
 
-def _partition_check(type_: str, asset: str, check: Check) -> dg.AssetChecksDefinition:
+def _partition_check(type_: str, stage: Stage, check: Check) -> dg.AssetChecksDefinition:
+    asset = stage.name
+
     @dg.asset_check(
         asset=dg.AssetKey([type_, asset]),
         name=check.__name__,
@@ -40,10 +40,10 @@ def _partition_check(type_: str, asset: str, check: Check) -> dg.AssetChecksDefi
     def run(context: dg.AssetCheckExecutionContext, chain: dg.ResourceParam[Chain]) -> dg.AssetCheckResult:
         storage = chain.workspace.storage
         with told_to_dagster(f"{check.__name__} of {type_}/{asset}"):
-            findings = [
-                check(storage, partition) if _made(storage, partition) else _never_made(partition)
-                for partition in _partitions(context, type_)
-            ]
+            findings = []
+            for partition in _partitions(context, type_):
+                lacks = _lacks(storage, partition, stage)
+                findings.append(check(storage, partition) if lacks is None else _never_made(partition, lacks))
         return _result(findings)
 
     return run
@@ -59,12 +59,16 @@ def _partitions(context: dg.AssetCheckExecutionContext, type_: str) -> list[Part
     return [parse_key(type_, key) for key in keys[first : last + 1]]
 
 
-def _made(storage: Storage, partition: Partition) -> bool:
-    return storage.table_path("documents", partition).exists()
+def _lacks(storage: Storage, partition: Partition, stage: Stage) -> str | None:
+    """The first of the tables that the check of a stage compares which was never made: its own and its upstream's."""
+    for each in stages.STAGES:
+        if each.name in (stage.upstream, stage.name) and not storage.table_path(each.name, partition).exists():
+            return each.name
+    return None
 
 
-def _never_made(partition: Partition) -> Finding:
-    return Finding(False, f"{partition.key}: its documents were never materialized", (partition.key,))
+def _never_made(partition: Partition, what: str) -> Finding:
+    return Finding(False, f"{partition.key}: its {what} were never materialized", (partition.key,))
 
 
 def _result(findings: Sequence[Finding]) -> dg.AssetCheckResult:

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from kb_pipeline import stages
 from kb_pipeline.defs.assets import KNOWLEDGE_BASE
-from kb_pipeline.defs.jobs import ASSETS, CORPUS_JOB, INVENTORY_JOB, chain_job_name
+from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, chain_job_name
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.storage.lease import LeaseHeld
 
@@ -147,7 +148,9 @@ class _Pruning:
     @cached_property
     def _assets(self) -> frozenset[str]:
         """Our asset keys as the event log writes them."""
-        keys = [dg.AssetKey([type_, asset]) for type_ in self.workspace.types() for asset in ("inventory", *ASSETS)]
+        keys = [
+            dg.AssetKey([type_, asset]) for type_ in self.workspace.types() for asset in (stages.INVENTORY, *stages.names())
+        ]
         return frozenset(key.to_string() for key in [*keys, KNOWLEDGE_BASE])
 
     @cached_property

@@ -7,12 +7,12 @@ from typing import Any
 
 import dagster as dg
 
+from kb_pipeline import stages
 from kb_pipeline.defs.assets import KNOWLEDGE_BASE
 from kb_pipeline.defs.partitions import partitions_def
 
 CORPUS_JOB = "corpus_release"
 INVENTORY_JOB = "inventory"
-ASSETS = ("documents", "chunks", "embeddings")
 
 
 def chain_job_name(type_: str) -> str:
@@ -21,8 +21,8 @@ def chain_job_name(type_: str) -> str:
 
 
 def chain_job(type_: str) -> Any:
-    """Documents, chunks and embeddings of a partition, with their blocking checks."""
-    keys = [dg.AssetKey([type_, asset]) for asset in ASSETS]
+    """All stages of a partition, with their blocking checks."""
+    keys = [dg.AssetKey([type_, asset]) for asset in stages.names()]
     return dg.define_asset_job(
         chain_job_name(type_),
         selection=dg.AssetSelection.assets(*keys),

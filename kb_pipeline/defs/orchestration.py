@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from kb_pipeline.flow.errors import ErrorClass, classify
-from kb_pipeline.ingestion.chain import Orchestration
+from kb_pipeline.ingestion.work import Orchestration
 
 ORCHESTRATION_TAG = "kb/orchestration"
 CONNECTIONS_TAG = "kb/connections"

@@ -6,6 +6,7 @@ from functools import cache
 
 import dagster as dg
 
+from kb_pipeline import stages
 from kb_pipeline.ingestion.workspace import Workspace
 
 
@@ -48,7 +49,7 @@ def drop_superseded(instance: dg.DagsterInstance, workspace: Workspace) -> dict[
     for type_ in workspace.types():
         configured = {config.name for config in workspace.connections if config.type == type_}
         wanted = set(wanted_keys(workspace, type_))
-        on_disk = {each.key for each in workspace.storage.partitions("documents", type_)}
+        on_disk = {each.key for each in workspace.storage.partitions(stages.first().name, type_)}
         for key in instance.get_dynamic_partitions(f"kb_{type_}"):
             if key.split(".")[0] in configured and key not in wanted and key not in on_disk:
                 instance.delete_dynamic_partition(f"kb_{type_}", key)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 
 import dagster as dg
 
+from kb_pipeline import stages
 from kb_pipeline.defs.jobs import CORPUS_JOB, chain_job_name
 from kb_pipeline.defs.partitions import partitions_def, unregistered_keys
 from kb_pipeline.ingestion.chain import Chain
@@ -234,12 +235,12 @@ def _failed(instance: dg.DagsterInstance, fingerprint: str) -> bool:
 def _corpus(chain: Chain) -> tuple[str, float | None]:
     """A digest of what every partition would bring into a release, and when the last of it came. Reads footers only.
 
-    The fingerprint of the embeddings covers chunks and documents. A chain under way replaces them last, so that the
+    The fingerprint of the last stage covers those before it. A chain under way replaces its table last, so that the
     digest changes once, when the partition is complete. Seconds since the epoch; None while there is no partition.
     """
-    storage, found, newest = chain.workspace.storage, [], None
-    for partition in storage.partitions("embeddings"):
-        path = storage.table_path("embeddings", partition)
+    storage, found, newest, last = chain.workspace.storage, [], None, stages.last().name
+    for partition in storage.partitions(last):
+        path = storage.table_path(last, partition)
         table = Table.open(path)
         if table is None:
             continue  # retired since it was listed

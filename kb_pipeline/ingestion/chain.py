@@ -1,6 +1,7 @@
 """The chain of one partition, stage by stage, each under its lease: what the assets call and the tests drive.
 
-What belongs here: which lease covers which stage, and the order listing -> documents. What doesn't: Dagster.
+What belongs here: which lease covers what, and publication under it. What doesn't: what a stage does (the functions that
+``stages.STAGES`` names), Dagster.
 """
 
 from __future__ import annotations
@@ -9,28 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from kb_pipeline import stages
 from kb_pipeline.embedding.base import Embedder
-from kb_pipeline.ingestion import chunks, documents, embeddings, listing
-from kb_pipeline.ingestion.parsers import parsers
+from kb_pipeline.ingestion import listing
+from kb_pipeline.ingestion.work import Orchestration, Prepared, Work
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import publish, snapshot
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
 from kb_pipeline.monitoring.progress import Progress, Silent
+from kb_pipeline.stages import Stage
 from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged
 
 LEASE_WAIT = 60.0
 """Seconds to wait for another writer of the same partition before giving up and naming it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Orchestration:
-    """What a piece of work belongs to. ``started_at``: seconds since the epoch; ``purpose`` is shown to others who wait."""
-
-    id: str
-    started_at: float
-    purpose: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,65 +72,29 @@ class Chain:
         )
 
     @contextmanager
-    def documents(self, partition: Partition, orchestration: Orchestration) -> Iterator[Pending]:
-        """Documents of a partition from today's listing, ready to be published while the context lasts."""
+    def prepare(
+        self, stage: Stage, partition: Partition, orchestration: Orchestration, embedder: Embedder | None = None
+    ) -> Iterator[Pending]:
+        """One stage of a partition, ready to be published while the context lasts. ``embedder``: for stages that embed."""
         workspace = self.workspace
-        with self._lease("documents", partition, orchestration) as lease:
-            self.take_listing(partition.connection, orchestration)
-            info, listed = listing.read(workspace.storage, partition)
-            retries = workspace.state.retries(partition.connection)
-            if retries:
-                inside = documents.keys_inside(workspace.storage, partition)
-                retries &= {*listed["key"].to_pylist(), *inside}
-            report = self._reporter(partition, "documents")
-            staged = None if retries else documents.standing(workspace.storage, partition, listed, workspace.limits)
-            if staged is not None:
-                report(listed.num_rows, listed.num_rows)
-            else:
-                staged = documents.update(
-                    workspace.storage,
-                    partition,
-                    listing.items(listed),
-                    workspace.source(partition.connection),
-                    parsers(workspace.limits).submit,
-                    workspace.limits,
-                    retries=retries,
-                    on_progress=report,
-                )
-
-            def then() -> None:
-                workspace.state.retried(partition.connection, retries)
-                workspace.state.apply(partition.type, partition.key, info.digest)
-
-            yield Pending(staged, lease, then)
-
-    @contextmanager
-    def chunks(self, partition: Partition, orchestration: Orchestration) -> Iterator[Pending]:
-        """Chunks of a partition, ready to be published while the context lasts."""
-        workspace = self.workspace
-        with self._lease("chunks", partition, orchestration) as lease:
-            staged = chunks.update(
-                workspace.storage,
+        name = f"{partition.type}/{stage.name}/{partition.key}"
+        with workspace.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
+            work = Work(
+                workspace,
                 partition,
-                workspace.tokenizer,
-                workspace.chunkers,
-                on_progress=self._reporter(partition, "chunks"),
-            )
-            yield Pending(staged, lease)
-
-    @contextmanager
-    def embeddings(self, partition: Partition, orchestration: Orchestration, embedder: Embedder) -> Iterator[Pending]:
-        """Embeddings of a partition, ready to be published while the context lasts."""
-        workspace = self.workspace
-        with self._lease("embeddings", partition, orchestration) as lease:
-            staged = embeddings.update(
-                workspace.storage,
-                partition,
+                self._reporter(partition, stage.name),
+                lambda: self.take_listing(partition.connection, orchestration),
                 embedder,
-                window_bytes=workspace.limits.inflight_bytes,
-                on_progress=self._reporter(partition, "embeddings"),
             )
-            yield Pending(staged, lease)
+            prepared: Prepared = stages.load(stage.run)(work)
+            yield Pending(prepared.staged, lease, prepared.then)
+
+    def make(
+        self, stage: Stage, partition: Partition, orchestration: Orchestration, embedder: Embedder | None = None
+    ) -> Staged:
+        """Bring one stage of a partition up to date and publish it. Raises LeaseHeld, LeaseLost, what the stage raises."""
+        with self.prepare(stage, partition, orchestration, embedder) as pending:
+            return pending.publish()
 
     def publish(self, orchestration: Orchestration, model: Model) -> Publication:
         """Sync the index and publish a release; drop tables of layouts that were replaced. Raises LeaseLost, LeaseHeld."""
@@ -151,7 +109,7 @@ class Chain:
             )
             if not result.faults:
                 for partition in result.superseded:
-                    for asset in ("embeddings", "chunks", "documents"):
+                    for asset in reversed(stages.names()):
                         storage.table_path(asset, partition).unlink(missing_ok=True)
         return result
 
@@ -162,16 +120,10 @@ class Chain:
         retired = self.workspace.state.retired()
         left = {
             (each.type, each.connection)
-            for each in self.workspace.storage.partitions("embeddings")
+            for each in self.workspace.storage.partitions(stages.INDEXED)
             if each.connection not in configured and each.connection not in retired
         }
         return found + [ConnectionLayout(type_, name, None) for type_, name in sorted(left)]
-
-    @contextmanager
-    def _lease(self, asset: str, partition: Partition, orchestration: Orchestration) -> Iterator[Lease]:
-        name = f"{partition.type}/{asset}/{partition.key}"
-        with self.workspace.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
-            yield lease
 
     def _reporter(self, partition: Partition, stage: str) -> Callable[[int, int], None]:
         name = partition.key

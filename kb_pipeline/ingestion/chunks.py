@@ -15,6 +15,7 @@ from kb_pipeline import tables
 from kb_pipeline.chunking import chunker
 from kb_pipeline.chunking.settings import Chunkers
 from kb_pipeline.chunking.tokenizer import Tokenizer
+from kb_pipeline.ingestion.work import Prepared, Work
 from kb_pipeline.parsing.document import Block, BlockKind, Document
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
@@ -26,6 +27,20 @@ def recipe(tokenizer: Tokenizer, chunkers: Chunkers, media_type: str) -> str:
     settings = chunkers.settings(media_type)
     knobs = (settings.chunker.value, settings.tokens, settings.overlap, settings.respect_headings)
     return identity.digest("recipe", chunker.CHUNKER_VERSION, tokenizer.fingerprint, *knobs)
+
+
+def prepare(work: Work) -> Prepared:
+    """Chunks of a partition, written aside."""
+    workspace = work.workspace
+    return Prepared(
+        update(
+            workspace.storage,
+            work.partition,
+            workspace.tokenizer,
+            workspace.chunkers,
+            on_progress=work.on_progress,
+        )
+    )
 
 
 def update(

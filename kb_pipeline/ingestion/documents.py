@@ -17,16 +17,50 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kb_pipeline import tables
+from kb_pipeline.ingestion import listing
 from kb_pipeline.ingestion.accounts import Counts, Limits
 from kb_pipeline.ingestion.draft import Draft, Parse, set_aside
 from kb_pipeline.ingestion.inside import Inside
+from kb_pipeline.ingestion.parsers import parsers
 from kb_pipeline.ingestion.plan import Action, ManifestRow, Processors, Step, plan
 from kb_pipeline.ingestion.standing import statuses
+from kb_pipeline.ingestion.work import Prepared, Work
 from kb_pipeline.sources.base import Item, Source
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged, Storage, Table
+
+
+def prepare(work: Work) -> Prepared:
+    """Documents of a partition from today's listing, written aside."""
+    workspace, partition = work.workspace, work.partition
+    storage, limits = workspace.storage, workspace.limits
+    work.take_listing()
+    info, listed = listing.read(storage, partition)
+    retries = workspace.state.retries(partition.connection)
+    if retries:
+        retries &= {*listed["key"].to_pylist(), *keys_inside(storage, partition)}
+    staged = None if retries else standing(storage, partition, listed, limits)
+    if staged is not None:
+        work.on_progress(listed.num_rows, listed.num_rows)
+    else:
+        staged = update(
+            storage,
+            partition,
+            listing.items(listed),
+            workspace.source(partition.connection),
+            parsers(limits).submit,
+            limits,
+            retries=retries,
+            on_progress=work.on_progress,
+        )
+
+    def then() -> None:
+        workspace.state.retried(partition.connection, retries)
+        workspace.state.apply(partition.type, partition.key, info.digest)
+
+    return Prepared(staged, then)
 
 
 def update(

@@ -10,9 +10,25 @@ from kb_pipeline import tables
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.embedding.embed import embed_missing
 from kb_pipeline.embedding.vector_store import VectorStore
+from kb_pipeline.ingestion.work import Prepared, Work
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged, Storage, Table
+
+
+def prepare(work: Work) -> Prepared:
+    """Embeddings of a partition, written aside."""
+    if work.embedder is None:
+        raise ValueError("the embeddings stage needs an embedder")
+    return Prepared(
+        update(
+            work.workspace.storage,
+            work.partition,
+            work.embedder,
+            window_bytes=work.workspace.limits.inflight_bytes,
+            on_progress=work.on_progress,
+        )
+    )
 
 
 def update(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from kb_pipeline import stages
 from kb_pipeline.embedding.vector_store import stores
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.index import TABLE, connect, table_names
@@ -83,21 +84,24 @@ def _collect_releases(storage: Storage, keep: int, result: Collected) -> None:
 
 
 def _collect_vectors(workspace: Workspace) -> int:
-    """Drop vectors that no chunk table names. All writers of embeddings are kept out meanwhile."""
+    """Drop vectors that no table names. All writers of vectors are kept out meanwhile."""
     from contextlib import ExitStack
 
     storage = workspace.storage
-    partitions = sorted({*storage.partitions("chunks"), *storage.partitions("embeddings")})
+    naming = stages.naming_vectors()
+    writing = [stage for stage in stages.STAGES if stage.embeds]
+    partitions = sorted({each for stage in naming for each in storage.partitions(stage.name)})
     with ExitStack() as leases:
         wanted: set[str] = set()
         for partition in partitions:
-            name = f"{partition.type}/embeddings/{partition.key}"
-            leases.enter_context(workspace.leases.acquire(name, "garbage collection", wait=LEASE_WAIT))
-            for asset in ("chunks", "embeddings"):
-                table = Table.open(storage.table_path(asset, partition))
+            for stage in writing:
+                name = f"{partition.type}/{stage.name}/{partition.key}"
+                leases.enter_context(workspace.leases.acquire(name, "garbage collection", wait=LEASE_WAIT))
+            for stage in naming:
+                table = Table.open(storage.table_path(stage.name, partition))
                 if table is not None:
                     with table:
-                        wanted.update(values(table.read(["text_sha256"]).column(0)))
+                        wanted.update(values(table.read([stages.VECTOR_KEY]).column(0)))
         return sum(store.retain(wanted) for store in stores(storage.vectors_path))
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from kb_pipeline import stages
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Storage
 
-_ASSETS = ("embeddings", "chunks", "documents")
-
 
 def known_connections(storage: Storage) -> list[tuple[str, str]]:
     """(type, connection) of everything that has tables."""
-    return sorted({(each.type, each.connection) for asset in _ASSETS for each in storage.partitions(asset)})
+    return sorted({(each.type, each.connection) for asset in stages.names() for each in storage.partitions(asset)})
 
 
 def retire_connection(workspace: Workspace, type_: str, connection: str) -> list[Partition]:
@@ -20,11 +19,11 @@ def retire_connection(workspace: Workspace, type_: str, connection: str) -> list
     Raises LeaseHeld when somebody is writing it.
     """
     storage = workspace.storage
-    mine = {each for asset in _ASSETS for each in storage.partitions(asset, type_) if each.connection == connection}
+    mine = {each for asset in stages.names() for each in storage.partitions(asset, type_) if each.connection == connection}
     # The mark comes first: after a crash in between, the connection counts as retired and the rest can be repeated.
     workspace.state.retire(connection)
     for partition in mine:
-        for asset in _ASSETS:
+        for asset in reversed(stages.names()):
             with workspace.leases.acquire(f"{type_}/{asset}/{partition.key}", f"retiring {connection}") as lease:
                 path = storage.table_path(asset, partition)
                 lease.publish(lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]

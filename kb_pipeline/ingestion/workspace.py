@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from kb_pipeline import stages
 from kb_pipeline.chunking.settings import Chunkers, ChunkerSettings, Override
 from kb_pipeline.chunking.tokenizer import Tokenizer
 from kb_pipeline.embedding.base import Embedder
@@ -143,4 +144,4 @@ class Workspace:
     def types(self) -> list[str]:
         """Source types that have a connection in kb.yaml, or tables of one that isn't retired yet."""
         configured = {config.type for config in self.connections}
-        return sorted(configured | {each.type for each in self.storage.partitions("documents")})
+        return sorted(configured | {each.type for each in self.storage.partitions(stages.first().name)})

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from kb_pipeline import stages
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.knowledge_base.index import Difference, Index
 from kb_pipeline.knowledge_base.releases import ReleasedPartition, ReleaseRecord, Releases, content_fingerprint
@@ -120,7 +121,7 @@ def _not_ready(storage: Storage, states: Sequence[ConnectionState]) -> list[str]
         f"{partition.type}/{partition.key}"
         for state in states
         for partition in state.kept
-        if storage.table_path("embeddings", partition).exists()
+        if storage.table_path(stages.INDEXED, partition).exists()
     ]
 
 
@@ -136,7 +137,7 @@ def _contents(
     before = previous.partitions if previous is not None else {}
     for state in states:
         for each in state.ready:
-            entry = ReleasedPartition(state.type, state.connection, each.documents, each.embeddings, each.chunks)
+            entry = ReleasedPartition(state.type, state.connection, each.documents, each.last, each.chunks)
             partitions[f"{state.type}/{each.partition.key}"] = entry
             if not releases.has_manifest(each.documents):
                 fingerprint, table = snapshot.manifest(storage, each.partition)

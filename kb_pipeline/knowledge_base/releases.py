@@ -34,7 +34,7 @@ class NoRelease(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReleasedPartition:
-    """What one partition contributed: fingerprints of its documents (manifest) and embeddings, number of chunks."""
+    """What one partition contributed: fingerprints of its documents (manifest) and of its last stage, number of chunks."""
 
     type: str
     connection: str

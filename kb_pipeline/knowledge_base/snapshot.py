@@ -2,21 +2,21 @@
 
 What belongs here: deciding which partitions speak for a connection, reading their rows. What doesn't: the index itself.
 
-A partition is *consistent* when its embeddings were made from its chunks, and those from its documents. One that isn't
-(a run in progress, a crash, another model) keeps the rows it had in the index.
+A partition is *consistent* when each stage's table was made from the table that its upstream has now. One that isn't (a
+run in progress, a crash, another model) keeps the rows it had in the index.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kb_pipeline import tables
+from kb_pipeline import stages, tables
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Storage, Table
@@ -26,45 +26,50 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PartitionState:
-    """What is published of one partition. ``documents`` and ``embeddings`` are fingerprints; ``model_id`` of the vectors."""
+    """What is published of one partition. ``fingerprints``: of each stage's table, by the stage's name; ``model_id`` of the
+    vectors, ``chunks`` their number."""
 
     partition: Partition
-    documents: str
-    embeddings: str
+    fingerprints: Mapping[str, str]
     model_id: str
     chunks: int
 
     @property
+    def documents(self) -> str:
+        """Fingerprint of the first stage's table, whose manifest is kept with a release."""
+        return self.fingerprints[stages.first().name]
+
+    @property
+    def embeddings(self) -> str:
+        """Fingerprint of the table with the vectors of the index."""
+        return self.fingerprints[stages.INDEXED]
+
+    @property
+    def last(self) -> str:
+        """Fingerprint of the last stage's table: it covers all before it."""
+        return self.fingerprints[stages.last().name]
+
+    @property
     def fingerprint(self) -> str:
         """Changes whenever the partition's manifest or rows change."""
-        return identity.digest(self.partition.key, self.documents, self.embeddings)
+        return identity.digest(self.partition.key, self.documents, self.last)
 
 
 def state(storage: Storage, partition: Partition) -> PartitionState | None:
-    """The state of a partition, or None unless its tables are all there and consistent. Reads footers only."""
-    opened = [Table.open(storage.table_path(asset, partition)) for asset in ("documents", "chunks", "embeddings")]
-    try:
-        documents, chunks, embeddings = opened
-        if documents is None or chunks is None or embeddings is None or not _linked(documents, chunks, embeddings):
-            return None
-        return PartitionState(
-            partition,
-            documents.fingerprint,
-            embeddings.fingerprint,
-            embeddings.annotation(tables.RECIPE),
-            embeddings.num_rows,
-        )
-    finally:
-        for table in opened:
-            if table is not None:
-                table.close()
-
-
-def _linked(documents: Table, chunks: Table, embeddings: Table) -> bool:
-    return (
-        chunks.annotation(tables.SOURCE_FINGERPRINT) == documents.fingerprint
-        and embeddings.annotation(tables.SOURCE_FINGERPRINT) == chunks.fingerprint
-    )
+    """The state of a partition, or None unless the tables of all stages are there and link up. Reads footers only."""
+    with ExitStack() as opened:
+        found: dict[str, Table] = {}
+        for stage in stages.STAGES:
+            table = Table.open(storage.table_path(stage.name, partition))
+            if table is None:
+                return None
+            found[stage.name] = opened.enter_context(table)
+            upstream = found.get(stage.upstream)
+            if upstream is not None and table.annotation(tables.SOURCE_FINGERPRINT) != upstream.fingerprint:
+                return None
+        vectors = found[stages.INDEXED]
+        fingerprints = {name: table.fingerprint for name, table in found.items()}
+        return PartitionState(partition, fingerprints, vectors.annotation(tables.RECIPE), vectors.num_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ def connection_state(
     change of ``shards`` the old partitions speak until every new one is ready: then all change at once. ``served`` are
     the keys of partitions that have rows in the index: they tell which layout that is when there are leftovers of others.
     """
-    layouts = storage.layouts("embeddings", type_, connection)
+    layouts = storage.layouts(stages.INDEXED, type_, connection)
     states = {each: state(storage, each) for found in layouts.values() for each in found}
     ready = {each: found for each, found in states.items() if found is not None and found.model_id == model_id}
     if layout is not None and (all(each in ready for each in layout) or set(layouts) <= {len(layout)}):
@@ -113,7 +118,7 @@ def connection_state(
     if layout is not None and all(each in ready for each in layout):
         on_disk = {
             each
-            for asset in ("documents", "chunks", "embeddings")
+            for asset in stages.names()
             for found in storage.layouts(asset, type_, connection).values()
             for each in found
         }

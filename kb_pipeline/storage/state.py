@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kb_pipeline import stages
 from kb_pipeline.storage.partitions import Partition, layout
-
-LAST_STAGE = "embeddings"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS outcomes (
@@ -72,7 +71,7 @@ class State:
             if error is not None:
                 db.execute("INSERT INTO faults VALUES (?, ?, ?, ?, ?, ?)", (*where, partition.key, stage, *error))
             faulty = db.execute("SELECT 1 FROM faults WHERE type = ? AND connection = ?", where).fetchone() is not None
-            success = now if stage == LAST_STAGE and not faulty else None
+            success = now if stage == stages.last().name and not faulty else None
             db.execute(
                 "INSERT INTO outcomes VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET last_run = excluded.last_run, "
                 "last_success = coalesce(excluded.last_success, last_success)",

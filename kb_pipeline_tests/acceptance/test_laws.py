@@ -28,6 +28,7 @@ from kb_pipeline.knowledge_base.search import Release
 from kb_pipeline.knowledge_base.verify import verify
 from kb_pipeline.sources.base import ItemCorrupt, ItemUnreadable, ItemVanished, ListingFailed
 from kb_pipeline.sources.upload import Upload
+from kb_pipeline.stages import first as first_stage
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline_tests.acceptance.world import World, orchestration, quick_folder
@@ -292,7 +293,7 @@ class Laws(RuleBasedStateMachine):
     def _refresh_partition(self, partition: Partition, stages: int, failing: set[Place], run: Any) -> None:
         world = self.world
         if stages == 0:  # killed before anything was published
-            with world.chain.documents(partition, run):
+            with world.chain.prepare(first_stage(), partition, run):
                 return
         expected, counts, reads = self._expect_documents(partition, failing)
         world.faults.read.clear()

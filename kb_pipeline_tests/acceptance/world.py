@@ -20,10 +20,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from kb_pipeline import stages
 from kb_pipeline.chunking.tokenizer import Tokenizer
 from kb_pipeline.embedding import ModelFiles, SentenceTransformerEmbedder, resolve
 from kb_pipeline.embedding.base import Embedder, Vectors
-from kb_pipeline.ingestion.chain import Chain, Orchestration
+from kb_pipeline.ingestion.chain import Chain
+from kb_pipeline.ingestion.work import Orchestration
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.publish import Model, Publication
 from kb_pipeline.knowledge_base.search import Release
@@ -251,27 +253,24 @@ class World:
 
     def documents(self, partition: Partition, run: Orchestration | None = None) -> Staged:
         """Materialize the documents of a partition."""
-        with self.chain.documents(partition, run or orchestration()) as pending:
-            return pending.publish()
+        return self.make("documents", partition, run)
 
     def chunks(self, partition: Partition, run: Orchestration | None = None) -> Staged:
         """Materialize the chunks of a partition."""
-        with self.chain.chunks(partition, run or orchestration()) as pending:
-            return pending.publish()
+        return self.make("chunks", partition, run)
 
     def embeddings(self, partition: Partition, run: Orchestration | None = None) -> Staged:
         """Materialize the embeddings of a partition."""
-        with self.chain.embeddings(partition, run or orchestration(), self.embedder) as pending:
-            return pending.publish()
+        return self.make("embeddings", partition, run)
+
+    def make(self, stage: str, partition: Partition, run: Orchestration | None = None) -> Staged:
+        """Materialize one stage of a partition."""
+        return self.chain.make(stages.get(stage), partition, run or orchestration(), self.embedder)
 
     def ingest(self, partition: Partition, run: Orchestration | None = None) -> dict[str, Staged]:
         """All stages of one partition, by name."""
         run = run or orchestration()
-        return {
-            "documents": self.documents(partition, run),
-            "chunks": self.chunks(partition, run),
-            "embeddings": self.embeddings(partition, run),
-        }
+        return {stage: self.make(stage, partition, run) for stage in stages.names()}
 
     def publish(self) -> Publication:
         """Sync the index and publish a release."""

@@ -20,9 +20,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from kb_pipeline import tables
+from kb_pipeline import stages, tables
 from kb_pipeline.cli.main import cli
-from kb_pipeline.defs import jobs
 from kb_pipeline.flow.errors import ErrorClass
 from kb_pipeline.orchestrator import Report, SourceCounts
 from kb_pipeline.settings.load import load
@@ -134,7 +133,7 @@ def test_the_changelog_names_every_command() -> None:
 
 
 def test_materialize_and_dagster_lines_name_assets_that_exist() -> None:
-    known = {f"{type_}/{asset}" for type_ in registry._BUILT_IN for asset in ("inventory", *jobs.ASSETS)}
+    known = {f"{type_}/{asset}" for type_ in registry._BUILT_IN for asset in ("inventory", *stages.names())}
     known.add("corpus/knowledge_base")
     named = []
     for page in PAGES:
@@ -274,7 +273,7 @@ def test_the_storage_layout_is_the_codes() -> None:
     storage = Storage(Path())
     partition = Partition("<type>", "<partition>")
     expected = [storage.state_path, storage.staging_path, storage.listing_path("<type>", "<connection>")]
-    expected += [storage.table_path(asset, partition) for asset in jobs.ASSETS]
+    expected += [storage.table_path(asset, partition) for asset in stages.names()]
     assert {path.as_posix() for path in expected} <= set(named)
     for root in (storage.vectors_path, storage.knowledge_base_path):
         assert any(each.startswith(root.as_posix() + "/") for each in named)

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from kb_pipeline import tables
+from kb_pipeline import stages, tables
 from kb_pipeline.embedding.embed import text_key
 from kb_pipeline.ingestion import chunks
-from kb_pipeline.ingestion.chain import Chain, Orchestration
+from kb_pipeline.ingestion.chain import Chain
+from kb_pipeline.ingestion.work import Orchestration
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.settings.load import load
 from kb_pipeline.storage.partitions import Partition
@@ -51,12 +52,8 @@ class Project:
         orchestration = Orchestration("x", 0.0, "a test")
         self.cut.clear()
         self.embedder.texts.clear()
-        with chain.documents(PARTITION, orchestration) as pending:
-            pending.publish()
-        with chain.chunks(PARTITION, orchestration) as pending:
-            pending.publish()
-        with chain.embeddings(PARTITION, orchestration, self.embedder) as pending:
-            pending.publish()
+        for stage in stages.STAGES:
+            chain.make(stage, PARTITION, orchestration, self.embedder)
         self.storage = chain.workspace.storage
         return sorted(self.cut), len(self.embedder.texts)
 
