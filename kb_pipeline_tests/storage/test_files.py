@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,6 +83,22 @@ def test_a_put_replaces(files: Files) -> None:
     files.put("k", b"new")
     assert files.get("k") == b"new"
     assert keys(files) == ["k"]
+
+
+def test_a_file_is_created_once(files: Files) -> None:
+    assert files.create("releases/1.json", b"first")
+    assert not files.create("releases/1.json", b"second")
+    assert files.get("releases/1.json") == b"first"
+    files.delete(["releases/1.json"])
+    assert files.create("releases/1.json", b"third")
+    assert keys(files) == ["releases/1.json"]
+
+
+def test_of_many_that_create_a_file_at_once_one_does(files: Files) -> None:
+    with ThreadPoolExecutor(8) as executor:
+        created = list(executor.map(lambda number: files.create("k", str(number).encode()), range(8)))
+    assert created.count(True) == 1
+    assert files.get("k") == str(created.index(True)).encode()
 
 
 def test_a_kept_file_is_moved_in_and_the_first_one_stays(files: Files, finished: Path) -> None:
@@ -192,6 +209,19 @@ def test_a_reader_never_gets_bytes_of_two_files(files: Files, finished: Path) ->
             assert opened.read() == content[10:]
         else:
             with pytest.raises(FilesError, match="was replaced while it was being read: run again"):
+                opened.read()
+
+
+def test_a_reader_of_a_deleted_file_reads_on_or_is_told(files: Files, finished: Path) -> None:
+    content = os.urandom(3 * TAIL_BYTES)
+    finished.write_bytes(content)
+    files.keep("f", finished)
+    with files.open("f") as opened:
+        files.delete(["f"])
+        if isinstance(files, Folder):
+            assert opened.read() == content
+        else:
+            with pytest.raises(FilesError, match="was removed while it was being read: run again"):
                 opened.read()
 
 
@@ -367,6 +397,7 @@ def every_call(files: Bucket, tmp_path: Path) -> Iterator[FilesError]:
     for call in (
         lambda: files.get("k"),
         lambda: files.put("k", b"x"),
+        lambda: files.create("k", b"x"),
         lambda: files.keep("k", finished),
         lambda: files.open("k"),
         lambda: files.stream("k"),
