@@ -9,15 +9,18 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from kb_pipeline import tables
 from kb_pipeline.sources.base import Item, ListingFailed, Source
 from kb_pipeline.statuses import Status
-from kb_pipeline.storage.lease import LeaseStore
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage, Table, replace
+from kb_pipeline.storage.table import Storage, Table, publish
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Leases
 
 _BATCH = 256
 """Items between two signs of progress."""
@@ -60,7 +63,7 @@ class ListingDigest:
 
 def take(
     storage: Storage,
-    leases: LeaseStore,
+    leases: Leases,
     type_: str,
     connection: str,
     source: Source,
@@ -104,10 +107,7 @@ def take(
             info = ListingInfo(uuid.uuid4().hex, connection, orchestration, started, time.time(), count, digest.value())
             writer.annotate({tables.LISTING_INFO: json.dumps(asdict(info))})
         on_progress(count)
-        try:
-            lease.publish(lambda: replace(writer.path, path))
-        finally:
-            writer.path.unlink(missing_ok=True)
+        publish(lease, writer.path, path)
         return info
 
 
