@@ -28,6 +28,7 @@ from kb_pipeline.ledger.errors import LedgerUnavailable
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition, parse_key
+from kb_pipeline.storage.table import Table
 
 KNOWLEDGE_BASE = dg.AssetKey(["corpus", "knowledge_base"])
 _DATA_VERSION_TAG = "dagster/data_version"
@@ -159,7 +160,8 @@ def _publish_by_hand(
 def _metadata(pending: Pending, preview_columns: Sequence[str]) -> dict[str, Any]:
     """Numbers and a preview: of what is about to be published, or of what stands."""
     staged = pending.staged
-    text = preview(staged.aside or staged.target, preview_columns)
+    with staged.open() as table:
+        text = preview(table, preview_columns)
     return {**staged.counts, "preview": dg.MetadataValue.md(text)}
 
 
@@ -236,13 +238,12 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
     )
 
 
-def preview(path: Path, columns: Sequence[str]) -> str:
-    """The first rows of a Parquet file as a Markdown table; long values are shortened."""
+def preview(table: Table, columns: Sequence[str]) -> str:
+    """The first rows of a table as a Markdown table; long values are shortened."""
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_PREVIEW_ROWS, columns=list(columns)):
-            lines += [f"| {' | '.join(_cell(row[name]) for name in columns)} |" for row in batch.to_pylist()]
-            break
+    for batch in table.batches(list(columns), rows=_PREVIEW_ROWS):
+        lines += [f"| {' | '.join(_cell(row[name]) for name in columns)} |" for row in batch.to_pylist()]
+        break
     return "\n".join(lines)
 
 

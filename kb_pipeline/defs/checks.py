@@ -15,7 +15,7 @@ from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.knowledge_base.verify import verify
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition, parse_key
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
@@ -62,7 +62,7 @@ def _partitions(context: dg.AssetCheckExecutionContext, type_: str) -> list[Part
 def _lacks(storage: Storage, partition: Partition, stage: Stage) -> str | None:
     """The first of the tables that the check of a stage compares which was never made: its own and its upstream's."""
     for each in stages.STAGES:
-        if each.name in (stage.upstream, stage.name) and not storage.table_path(each.name, partition).exists():
+        if each.name in (stage.upstream, stage.name) and storage.pointer(each.name, partition) is None:
             return each.name
     return None
 

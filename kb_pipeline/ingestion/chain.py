@@ -21,7 +21,7 @@ from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publicat
 from kb_pipeline.monitoring.progress import Progress, Silent
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition, layout
-from kb_pipeline.storage.table import Staged
+from kb_pipeline.storage.storage import Staged
 
 if TYPE_CHECKING:
     from kb_pipeline.ledger.leases import Lease
@@ -115,7 +115,8 @@ class Chain:
             if not result.faults:
                 for partition in result.superseded:
                     for asset in reversed(stages.names()):
-                        storage.table_path(asset, partition).unlink(missing_ok=True)
+                        storage.drop(lease, asset, partition)
+        storage.remove_superseded()
         return result
 
     def record(self, partition: Partition, stage: str, error: tuple[str, str] | None) -> None:

@@ -13,7 +13,8 @@ from kb_pipeline.embedding.vector_store import VectorStore
 from kb_pipeline.ingestion.work import Prepared, Work
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Staged, Storage, Table
+from kb_pipeline.storage.storage import Staged, Storage
+from kb_pipeline.storage.table import Table
 
 
 def prepare(work: Work) -> Prepared:
@@ -44,21 +45,13 @@ def update(
     New texts are embedded in windows of about ``window_bytes`` of text, sorted by length within a window, and reach the
     vector store in commit groups: a crash loses one group at most. Raises FileNotFoundError when there are no chunks.
     """
-    target = storage.table_path("embeddings", partition)
-    with Table(storage.table_path("chunks", partition)) as chunks:
-        previous = Table.open(target)
-        if previous is not None and previous.annotation(tables.RECIPE) != embedder.model_id:
-            previous.close()
-            previous = None
-        known: set[str] = set()
-        if previous is not None:
-            with previous:
-                if previous.annotation(tables.SOURCE_FINGERPRINT) == chunks.fingerprint:
-                    on_progress(chunks.num_rows, chunks.num_rows)
-                    counts = {"embedded": 0, "reused": 0, "chunks": chunks.num_rows}
-                    return Staged(target, None, previous.fingerprint, counts)
-                known.update(tables.values(previous.read(["text_sha256"]).column(0)))
-        store = VectorStore(storage.vectors_path, embedder.model_id, embedder.dimension)
+    standing = _standing(storage, partition, embedder)
+    if standing is not None:
+        on_progress(standing.pointer.rows, standing.pointer.rows)
+        return standing
+    with storage.require("chunks", partition) as chunks:
+        known = _known(storage, partition, embedder)
+        store = VectorStore(storage.vectors_location, embedder.model_id, embedder.dimension)
         # What the last table held is in the store, unless somebody lost it there: then it is computed once more.
         known.difference_update(store.missing(known))
         embedded = reused = settled = 0
@@ -73,25 +66,38 @@ def update(
             embedded += result.embedded
             reused += result.reused
         fingerprint = identity.digest("embeddings", chunks.fingerprint, embedder.model_id)
-        with storage.stage(target, tables.embeddings(embedder.dimension)) as writer:
+        with storage.write(partition.key, tables.embeddings(embedder.dimension)) as writer:
             for batch in chunks.batches(["chunk_id", "text_sha256"], rows=16_384):
                 vectors = store.fetch(tables.values(batch["text_sha256"]))
                 flat = pa.array(vectors.reshape(-1), pa.float32())
                 column = pa.FixedSizeListArray.from_arrays(flat, embedder.dimension)
                 names = ["chunk_id", "text_sha256", "vector"]
                 writer.batch(pa.RecordBatch.from_arrays([batch["chunk_id"], batch["text_sha256"], column], names))
-            writer.annotate(
-                {
-                    tables.FINGERPRINT: fingerprint,
-                    tables.SOURCE_FINGERPRINT: chunks.fingerprint,
-                    tables.RECIPE: embedder.model_id,
-                }
-            )
+            writer.describe(fingerprint, chunks.fingerprint)
         if embedded:
             store.compact()
         on_progress(chunks.num_rows, chunks.num_rows)
         counts = {"embedded": embedded, "reused": reused, "chunks": chunks.num_rows}
-    return Staged(target, writer.path, fingerprint, counts)
+    return storage.staged("embeddings", partition, writer, counts, recipe=embedder.model_id)
+
+
+def _standing(storage: Storage, partition: Partition, embedder: Embedder) -> Staged | None:
+    """The current table, when it was made from the current chunks with this model."""
+    chunks, current = storage.pointer("chunks", partition), storage.current("embeddings", partition)
+    if chunks is None or current is None or (current.link, current.recipe) != (chunks.fingerprint, embedder.model_id):
+        return None
+    return Staged(storage, current, None, {"embedded": 0, "reused": 0, "chunks": chunks.rows})
+
+
+def _known(storage: Storage, partition: Partition, embedder: Embedder) -> set[str]:
+    """Keys of the texts whose vectors of this model the current table holds."""
+    previous = storage.open("embeddings", partition)
+    if previous is None:
+        return set()
+    with previous:
+        if previous.pointer.recipe != embedder.model_id:
+            return set()
+        return set(tables.values(previous.read(["text_sha256"]).column(0)))
 
 
 def _windows(chunks: Table, known: set[str], window_bytes: int) -> Iterator[tuple[dict[str, str], dict[str, int]]]:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from kb_pipeline import tables
+from kb_pipeline import stages, tables
 from kb_pipeline.sources.base import Item, ListingFailed, Source
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage, Table, publish
+from kb_pipeline.storage.storage import Storage
 
 if TYPE_CHECKING:
     from kb_pipeline.ledger.leases import Leases
@@ -78,8 +78,6 @@ def take(
     Shards of one connection, and the inventory asset, share it this way. Raises ListingFailed (nothing is recorded
     then) and LeaseHeld.
     """
-    path = storage.listing_path(type_, connection)
-
     def usable() -> ListingInfo | None:
         info = latest(storage, type_, connection)
         if info is not None and (info.orchestration == orchestration or info.started_at >= not_before):
@@ -95,19 +93,24 @@ def take(
             return found
         started = time.time()
         digest = ListingDigest()
+        content = hashlib.sha256()
         count = 0
-        with storage.stage(path, tables.LISTING) as writer:
+        with storage.write(connection, tables.LISTING) as writer:
             listed = _checked(connection, source.list())
             while some := list(islice(listed, _BATCH)):
-                writer.batch(_rows(connection, some))
+                rows = _rows(connection, some)
+                content.update(rows.serialize())
+                writer.batch(rows)
                 for item in some:
                     digest.add(item)
                 count += len(some)
                 on_progress(count)
-            info = ListingInfo(uuid.uuid4().hex, connection, orchestration, started, time.time(), count, digest.value())
-            writer.annotate({tables.LISTING_INFO: json.dumps(asdict(info))})
+            writer.describe(content.hexdigest()[:32])
+        info = ListingInfo(uuid.uuid4().hex, connection, orchestration, started, time.time(), count, digest.value())
         on_progress(count)
-        publish(lease, writer.path, path)
+        # What is known of it goes with the pointer: a listing of the same items, made again, is the same table.
+        made = json.dumps(asdict(info))
+        storage.staged(stages.INVENTORY, Partition(type_, connection), writer, {}, recipe=made).publish(lease)
         return info
 
 
@@ -140,11 +143,8 @@ def _checked(connection: str, items: Iterable[Item]) -> Iterator[Item]:
 
 def latest(storage: Storage, type_: str, connection: str) -> ListingInfo | None:
     """The newest complete listing of a connection, if there is one."""
-    table = Table.open(storage.listing_path(type_, connection))
-    if table is None:
-        return None
-    with table:
-        return ListingInfo(**json.loads(table.annotation(tables.LISTING_INFO)))
+    pointer = storage.current(stages.INVENTORY, Partition(type_, connection))
+    return None if pointer is None else ListingInfo(**json.loads(pointer.recipe))
 
 
 def read(storage: Storage, partition: Partition) -> tuple[ListingInfo, pa.Table]:
@@ -152,8 +152,8 @@ def read(storage: Storage, partition: Partition) -> tuple[ListingInfo, pa.Table]
 
     Raises FileNotFoundError when there is none.
     """
-    with Table(storage.listing_path(partition.type, partition.connection)) as table:
-        info = ListingInfo(**json.loads(table.annotation(tables.LISTING_INFO)))
+    with storage.require(stages.INVENTORY, Partition(partition.type, partition.connection)) as table:
+        info = ListingInfo(**json.loads(table.pointer.recipe))
         rows = table.read(tables.LISTING.names)
     if partition.shards > 1:
         rows = rows.filter(pa.array([partition.holds(key) for key in tables.values(rows["key"])], pa.bool_()))

@@ -17,7 +17,7 @@ from kb_pipeline.knowledge_base.index import Difference, Index
 from kb_pipeline.knowledge_base.releases import ReleasedPartition, ReleaseRecord, Releases, content_fingerprint
 from kb_pipeline.knowledge_base.snapshot import ConnectionState
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 if TYPE_CHECKING:
     from kb_pipeline.ledger.leases import Lease
@@ -124,7 +124,7 @@ def _not_ready(storage: Storage, states: Sequence[ConnectionState]) -> list[str]
         f"{partition.type}/{partition.key}"
         for state in states
         for partition in state.kept
-        if storage.table_path(stages.INDEXED, partition).exists()
+        if storage.pointer(stages.INDEXED, partition) is not None
     ]
 
 
@@ -143,10 +143,7 @@ def _contents(
             entry = ReleasedPartition(state.type, state.connection, each.documents, each.last, each.chunks)
             partitions[f"{state.type}/{each.partition.key}"] = entry
             if not releases.has_manifest(each.documents):
-                fingerprint, table = snapshot.manifest(storage, each.partition)
-                if fingerprint != each.documents:
-                    raise snapshot.RowsChanged(each.partition.key)
-                manifests[fingerprint] = table
+                manifests[each.documents] = snapshot.manifest(storage, each)
         for partition in state.kept:
             key = f"{partition.type}/{partition.key}"
             if key in before:

@@ -11,7 +11,7 @@ from kb_pipeline.knowledge_base.index import Difference, Index
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, connection_states
 from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
 from kb_pipeline.knowledge_base.search import Release
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 
 def verify(storage: Storage, layouts: Sequence[ConnectionLayout]) -> list[Finding]:

@@ -16,12 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-import pyarrow as pa
-
 from kb_pipeline.storage.files import FileInfo, FilesError, FilesMisconfigured, FilesUnavailable, checked
 from kb_pipeline.storage.lance import LanceLocation
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from obstore.store import S3Store
     from typing_extensions import Buffer
 
@@ -163,6 +162,7 @@ class Bucket:
     def open(self, key: str) -> pa.NativeFile:
         """See ``Files``."""
         import obstore
+        import pyarrow as pa
 
         try:
             with self.told(key):

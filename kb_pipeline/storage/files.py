@@ -21,13 +21,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 from urllib.parse import quote
 
 import psutil
-import pyarrow as pa
 
 from kb_pipeline.storage.lance import LanceLocation
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ABANDONED = 24 * 3600.0
 """Seconds after which a file aside that another machine wrote last is nobody's: its processes can't be asked for."""
@@ -174,6 +176,8 @@ class Folder:
 
     def open(self, key: str) -> pa.NativeFile:
         """See ``Files``."""
+        import pyarrow as pa  # slow, and not every command opens a table
+
         return pa.OSFile(str(self.path(key)), "rb")
 
     def stream(self, key: str) -> BinaryIO:

@@ -108,10 +108,25 @@ class Storage:
                     return None
         return None
 
+    def require(self, asset: str, partition: Partition) -> Table:
+        """The current table. Raises FileNotFoundError when there is none."""
+        table = self.open(asset, partition)
+        if table is None:
+            raise FileNotFoundError(
+                f"{partition.type}/{asset} of {partition.key} was never made: "
+                f"run `kb materialize {partition.type}/{asset} --partition {partition.key}`"
+            )
+        return table
+
+    def current(self, asset: str, partition: Partition) -> Pointer | None:
+        """What is current of an asset's partition, if its file is there, too; None when it has to be made (anew)."""
+        pointer = self.pointer(asset, partition)
+        return pointer if pointer is not None and self.files.find(file_of(pointer)) is not None else None
+
     def table(self, pointer: Pointer) -> Table:
         """The table that a pointer names, current or not. Raises FileNotFoundError when it was removed since."""
         key = file_of(pointer)
-        return Table(self.files.open(key), self.files.uri(key), pointer.fingerprint, pointer.link, pointer.recipe)
+        return Table(self.files.open(key), self.files.uri(key), pointer)
 
     def partitions(self, asset: str, type_: str | None = None) -> list[Partition]:
         """Every partition that has a table of this asset, of one type or of all."""
@@ -156,16 +171,13 @@ class Storage:
         )
         return Staged(self, pointer, writer.path, counts)
 
-    def unchanged(self, asset: str, partition: Partition, counts: Mapping[str, int]) -> Staged:
-        """The current table, which is right as it is. Raises FileNotFoundError when there is none."""
-        pointer = self.pointer(asset, partition)
-        if pointer is None:
-            raise FileNotFoundError(f"{partition.type}/{asset} of {partition.key} was never made")
-        return Staged(self, pointer, None, counts)
-
     def drop(self, lease: Lease, asset: str, partition: Partition) -> None:
-        """Let no table be current any more. Its file goes with ``remove_superseded``. Raises LeaseLost."""
-        self.pointers.drop(lease, f"{partition.type}/{asset}", partition.key)
+        """Let no table of a partition be current any more, and remove their files at once. Raises LeaseLost."""
+        name = f"{partition.type}/{asset}"
+        self.pointers.drop(lease, name, partition.key)
+        gone = self.pointers.superseded(asset=name, partition=partition.key)
+        self.files.delete(key_of(name, partition.key, each.fingerprint) for each in gone)
+        self.pointers.forget(lease, gone)
 
     def remove_superseded(self) -> int:
         """Remove the files of tables that stopped being current long enough ago; returns how many.
@@ -214,22 +226,19 @@ class Staged:
     def open(self) -> Table:
         """The table, for reading: before and after it becomes current."""
         if self.aside is not None and self.aside.exists():
-            return Table(self.aside, str(self.aside), self.pointer.fingerprint, self.pointer.link, self.pointer.recipe)
+            return Table(self.aside, str(self.aside), self.pointer)
         return self.storage.table(self.pointer)
 
     def publish(self, lease: Lease) -> None:
         """Make the table current, if the lease still holds. Raises LeaseLost.
 
-        The file comes first, whole and for good, however long that takes; then the pointer moves in a moment. A file that
-        is there already has the same content and stays, unless it is the very table that was found wanting.
+        The file comes first, whole and for good, however long that takes; then the pointer moves in a moment. A file of
+        this fingerprint that is there already has the same content, and stays.
         """
         if self.aside is None:
             return
-        key = file_of(self.pointer)
         try:
-            current = self.storage.pointers.get(self.pointer.asset, self.pointer.partition)
-            same = current is not None and current.fingerprint == self.pointer.fingerprint
-            self.storage.files.keep(key, self.aside, replace=same)
+            self.storage.files.keep(file_of(self.pointer), self.aside)
             self.storage.pointers.move(lease, replace(self.pointer, published_at=time.time()))
         finally:
             self.aside.unlink(missing_ok=True)

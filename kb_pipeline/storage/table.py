@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kb_pipeline import tables
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.pointers import Pointer
 
 ROW_GROUP_BYTES = 8 << 20
 """Rows are gathered up to about this many bytes before they are written: bounds memory whatever the table's size."""
@@ -102,23 +105,23 @@ class TableWriter:
 class Table:
     """A table, opened once: another one may become current, but this one is read on.
 
-    ``address`` is where it lies, ``fingerprint`` the hash of its logical content, ``link`` that of the table it was made
-    from ("" for none), ``recipe`` what it was made with.
+    ``address`` is where it lies, ``pointer`` what the ledger says of it.
     """
 
-    def __init__(
-        self, source: pa.NativeFile | Path, address: str, fingerprint: str, link: str = "", recipe: str = ""
-    ) -> None:
+    def __init__(self, source: pa.NativeFile | Path, address: str, pointer: Pointer) -> None:
         self.address = address
-        self.fingerprint = fingerprint
-        self.link = link
-        self.recipe = recipe
+        self.pointer = pointer
         # Arrow reads ahead all that was asked for of a whole file: few requests to a bucket, but without a bound. So it does
         # this for one row group at a time, and not at all where reading is cheap.
         self._remote = isinstance(source, pa.PythonFile)
         self._file = pq.ParquetFile(source, memory_map=False, pre_buffer=self._remote)
         with _opened_lock:
             _opened[address] += 1
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of its logical content."""
+        return self.pointer.fingerprint
 
     @property
     def num_rows(self) -> int:
@@ -129,10 +132,6 @@ class Table:
     def columns(self) -> list[str]:
         """Names of its columns."""
         return list(self._file.schema_arrow.names)
-
-    def annotation(self, key: bytes) -> str:
-        """A value of the file's key-value metadata; empty when absent."""
-        return (self._file.metadata.metadata or {}).get(key, b"").decode()
 
     def batches(self, columns: list[str] | None = None, rows: int = 4_096) -> Iterator[pa.RecordBatch]:
         """The rows in batches of ``rows``, and a last one of what is left."""

@@ -23,6 +23,7 @@ from kb_pipeline.storage.partitions import parse_key
 from kb_pipeline.storage.storage import Storage, file_of
 
 if TYPE_CHECKING:
+    from kb_pipeline.ledger.ledger import Ledger
     from kb_pipeline.ledger.pointers import Pointer
 
 _WAIT = 60.0
@@ -30,23 +31,23 @@ _WAIT = 60.0
 _logger = logging.getLogger(__name__)
 
 
-def take_over(storage: Storage) -> int:
+def take_over(storage: Storage, ledger: Ledger) -> int:
     """Make tables of an earlier version current where nothing newer is; returns how many. A storage in a bucket has none."""
     files = storage.files
     if not isinstance(files, Folder) or not _old(files.root):
         return 0
     taken = 0
-    with storage.ledger.leases.acquire("storage/takeover", "taking over tables of an earlier version", wait=_WAIT) as lease:
+    with ledger.leases.acquire("storage/takeover", "taking over tables of an earlier version", wait=_WAIT) as lease:
         for path in _old(files.root):
             pointer = _pointer(path)
             if pointer is None:
                 path.replace(path.with_name(f"{path.name}.damaged"))
                 _logger.warning("%s can't be read: it is kept as %s.damaged, and made anew", path, path.name)
                 continue
-            known = storage.pointers.get(pointer.asset, pointer.partition)
+            known = ledger.pointers.get(pointer.asset, pointer.partition)
             if known is None or known.published_at < pointer.published_at:
                 _name(path, files.path(file_of(pointer)), storage.staging)
-                storage.pointers.move(lease, pointer)
+                ledger.pointers.move(lease, pointer)
                 taken += 1
             path.unlink()
     if taken:
