@@ -89,9 +89,9 @@ class Kb:
 
     def _index(self) -> Any:
         from kb_pipeline.knowledge_base.index import TABLE, connect
-        from kb_pipeline.storage.table import Storage
+        from kb_pipeline.storage.storage import Storage
 
-        return connect(Storage(self._project.storage)).open_table(TABLE)
+        return connect(Storage.of_folder(self._project.storage)).open_table(TABLE)
 
 
 class Peer:

@@ -26,7 +26,7 @@ DAGSTER_HOME = "DAGSTER_HOME"
 def dagster_home(settings: Settings) -> Path:
     """$DAGSTER_HOME, or <storage>/dagster."""
     given = os.environ.get(DAGSTER_HOME)
-    return Path(given).absolute() if given else settings.storage_root / "dagster"
+    return Path(given).absolute() if given else settings.local_root / "dagster"
 
 
 def variables(settings: Settings) -> dict[str, str]:

@@ -9,12 +9,10 @@ What belongs here: keys, partitions, pools, metadata. What doesn't: the work, wh
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
-import pyarrow.parquet as pq
 from sqlalchemy.exc import SQLAlchemyError
 
 from kb_pipeline import stages, tables

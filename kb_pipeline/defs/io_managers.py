@@ -26,8 +26,9 @@ class PartitionTables(dg.IOManager):
     """Stores ``<type>/<asset>`` partitions as Parquet, each made current under its lease.
 
     Output: a mapping from partition key to ``Pending``. Input: a ``pyarrow.Table`` or ``pandas.DataFrame`` with the rows
-    of all partitions asked for when the parameter is so annotated, otherwise a mapping from key to the file's path, or
-    to its address when the storage is a bucket. Partitions that were never published are left out of a range, and are an error when asked for alone.
+    of all partitions asked for when the parameter is so annotated, otherwise a mapping from key to the path of the file,
+    or to its address when the storage is a bucket. Partitions that were never published are left out of a range, and are
+    an error when asked for alone.
     """
 
     def __init__(self, storage: Storage) -> None:

@@ -9,7 +9,6 @@ partitions that are missing or failing don't hold it up.
 import json
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 import dagster as dg

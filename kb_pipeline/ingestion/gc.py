@@ -70,10 +70,7 @@ def _collect_releases(storage: Storage, keep: int, result: Collected) -> None:
             result.releases += 1
     remaining = releases.all()
     wanted = {each.documents for record in remaining for each in record.partitions.values()}
-    for path in (storage.knowledge_base_path / "manifests").glob("*.parquet"):
-        if path.stem not in wanted:
-            path.unlink(missing_ok=True)
-            result.manifests += 1
+    result.manifests = releases.drop_manifests(wanted)
     database = connect(storage)
     if not remaining or TABLE not in table_names(database):
         return

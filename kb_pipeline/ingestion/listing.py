@@ -78,6 +78,7 @@ def take(
     Shards of one connection, and the inventory asset, share it this way. Raises ListingFailed (nothing is recorded
     then) and LeaseHeld.
     """
+
     def usable() -> ListingInfo | None:
         info = latest(storage, type_, connection)
         if info is not None and (info.orchestration == orchestration or info.started_at >= not_before):

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from kb_pipeline import tables
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.knowledge_base.snapshot import ConnectionState
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 TABLE = "chunks"
 COMMIT_ROWS = 20_000
@@ -218,10 +218,7 @@ def _same_columns(one: pa.Schema, other: pa.Schema) -> bool:
 
 def connect(storage: Storage) -> Any:
     """The LanceDB database of the knowledge base."""
-    import lancedb
-
-    storage.knowledge_base_path.mkdir(parents=True, exist_ok=True)
-    return lancedb.connect(str(storage.knowledge_base_path / "index"))
+    return storage.index_location.connect()
 
 
 def table_names(database: Any) -> list[str]:

@@ -7,12 +7,10 @@ What belongs here: the records, the tags, the pin. What doesn't: filling the ind
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,13 +19,18 @@ import pyarrow.parquet as pq
 from kb_pipeline import tables
 from kb_pipeline.knowledge_base.index import TABLE, connect, table_names
 from kb_pipeline.storage import identity
-from kb_pipeline.storage.table import Storage, write_json
+from kb_pipeline.storage.files import get_json, put_json
+from kb_pipeline.storage.storage import KNOWLEDGE_BASE, Storage
 
 if TYPE_CHECKING:
     from kb_pipeline.ledger.leases import Lease
 
 CURRENT = "current"
 _NAME = re.compile(r"^release-(\d+)$")
+_RECORDS = f"{KNOWLEDGE_BASE}/releases"
+_RECORD = re.compile(rf"{_RECORDS}/(?P<name>release-\d+)\.json")
+_MANIFESTS = f"{KNOWLEDGE_BASE}/manifests"
+_PIN = f"{KNOWLEDGE_BASE}/pin.json"
 
 
 class NoRelease(Exception):
@@ -82,24 +85,13 @@ class Releases:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._root = storage.knowledge_base_path
-
-    def _record_path(self, name: str) -> Path:
-        return self._root / "releases" / f"{name}.json"
-
-    def _pin_path(self) -> Path:
-        return self._root / "pin.json"
-
-    def _manifest_path(self, fingerprint: str) -> Path:
-        return self._root / "manifests" / f"{fingerprint}.parquet"
+        self._files = storage.files
 
     def all(self) -> list[ReleaseRecord]:
         """Every release, oldest first."""
-        found = []
-        for path in (self._root / "releases").glob("release-*.json"):
-            if _NAME.match(path.stem):
-                found.append(_load(path))
-        return sorted(found, key=lambda record: record.number)
+        names = [_RECORD.fullmatch(each.key) for each in self._files.list(_RECORDS)]
+        found = (self._load(match["name"]) for match in names if match is not None)
+        return sorted((record for record in found if record is not None), key=lambda record: record.number)
 
     def get(self, name: str) -> ReleaseRecord:
         """A release by its name, or the current one for "current". Raises NoRelease."""
@@ -108,14 +100,15 @@ class Releases:
             if record is None:
                 raise NoRelease("nothing has been published yet: run `kb run`")
             return record
-        if _NAME.match(name) and self._record_path(name).exists():
-            return _load(self._record_path(name))
+        record = self._load(name) if _NAME.match(name) else None
+        if record is not None:
+            return record
         known = ", ".join(record.name for record in self.all()) or "none"
         raise NoRelease(f"no release {name!r}; known: {known}")
 
     def current(self) -> ReleaseRecord | None:
         """The release that readers get by default; None before the first."""
-        if not (self._root / "index").exists():
+        if self._storage.index_location.absent:
             return None
         database = connect(self._storage)
         if TABLE not in table_names(database):
@@ -133,7 +126,7 @@ class Releases:
     def pinned(self) -> str | None:
         """The release a rollback pinned, if any."""
         try:
-            return str(json.loads(self._pin_path().read_text(encoding="utf-8"))["release"])
+            return str(get_json(self._files, _PIN)["release"])
         except FileNotFoundError:
             return None
 
@@ -168,29 +161,35 @@ class Releases:
                 dict(partitions),
             )
             table.tags.create(record.name, version)
-            write_json(self._record_path(record.name), asdict(record))
+            put_json(self._files, _record_key(record.name), asdict(record))
             _point(table, version)
             return record
 
         return lease.commit(lambda _: move())
 
     def _keep_manifest(self, fingerprint: str, table: pa.Table) -> None:
-        path = self._manifest_path(fingerprint)
-        if path.exists():
+        if self.has_manifest(fingerprint):
             return
-        with self._storage.stage(path, tables.MANIFEST) as writer:
+        with self._storage.write(fingerprint, tables.MANIFEST) as writer:
             for batch in table.to_batches(max_chunksize=16_384):
                 writer.batch(batch)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer.path.replace(path)
+        self._files.keep(_manifest_key(fingerprint), writer.path)
 
     def manifest(self, record: ReleaseRecord, partition_key: str) -> pa.Table:
         """The manifest of one partition (``type/key``) as it was in a release, with the columns of tables.MANIFEST."""
-        return pq.read_table(self._manifest_path(record.partitions[partition_key].documents))
+        with self._files.open(_manifest_key(record.partitions[partition_key].documents)) as file:
+            return pq.read_table(file)
 
     def has_manifest(self, fingerprint: str) -> bool:
         """Whether a manifest with this fingerprint is kept already."""
-        return self._manifest_path(fingerprint).exists()
+        return self._files.find(_manifest_key(fingerprint)) is not None
+
+    def drop_manifests(self, wanted: Collection[str]) -> int:
+        """Remove the manifests whose fingerprints aren't among ``wanted``; returns how many (gc)."""
+        keys = {_manifest_key(each) for each in wanted}
+        gone = [each.key for each in self._files.list(_MANIFESTS) if each.key not in keys]
+        self._files.delete(gone)
+        return len(gone)
 
     def rollback(self, lease: Lease, name: str) -> ReleaseRecord:
         """Make an earlier release the current one, and pin it. Raises NoRelease, LeaseLost."""
@@ -198,7 +197,7 @@ class Releases:
 
         def move() -> None:
             # The pin comes first: a crash in between must not let the next run publish over the rollback.
-            write_json(self._pin_path(), {"release": record.name, "at": datetime.now(UTC).isoformat()})
+            put_json(self._files, _PIN, {"release": record.name, "at": datetime.now(UTC).isoformat()})
             _point(connect(self._storage).open_table(TABLE), record.version)
 
         lease.commit(lambda _: move())
@@ -207,7 +206,7 @@ class Releases:
     def unpin(self) -> str | None:
         """Take the pin off; returns what was pinned. The next run publishes again."""
         pinned = self.pinned()
-        self._pin_path().unlink(missing_ok=True)
+        self._files.delete([_PIN])
         return pinned
 
     def forget(self, record: ReleaseRecord) -> None:
@@ -215,7 +214,15 @@ class Releases:
         table = connect(self._storage).open_table(TABLE)
         if record.name in table.tags.list():
             table.tags.delete(record.name)
-        self._record_path(record.name).unlink(missing_ok=True)
+        self._files.delete([_record_key(record.name)])
+
+    def _load(self, name: str) -> ReleaseRecord | None:
+        try:
+            raw = get_json(self._files, _record_key(name))
+        except FileNotFoundError:
+            return None
+        raw["partitions"] = {key: ReleasedPartition(**value) for key, value in raw["partitions"].items()}
+        return ReleaseRecord(**raw)
 
 
 def _point(table: Any, version: int) -> None:
@@ -225,7 +232,9 @@ def _point(table: Any, version: int) -> None:
         table.tags.create(CURRENT, version)
 
 
-def _load(path: Path) -> ReleaseRecord:
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    raw["partitions"] = {key: ReleasedPartition(**value) for key, value in raw["partitions"].items()}
-    return ReleaseRecord(**raw)
+def _record_key(name: str) -> str:
+    return f"{_RECORDS}/{name}.json"
+
+
+def _manifest_key(fingerprint: str) -> str:
+    return f"{_MANIFESTS}/{fingerprint}.parquet"

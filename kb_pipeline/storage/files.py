@@ -10,6 +10,7 @@ store for folders doesn't do.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from urllib.parse import quote
 
 import psutil
@@ -114,6 +115,25 @@ class Files(Protocol):
     def lance(self, folder: str) -> LanceLocation:
         """A folder as a LanceDB database, which has a client of its own."""
         ...
+
+
+def get_json(files: Files, key: str) -> Any:
+    """A value that ``put_json`` or ``create_json`` kept. Raises FileNotFoundError."""
+    return json.loads(files.get(key))
+
+
+def put_json(files: Files, key: str, value: Any) -> None:
+    """Keep a small value, replacing the one that is there."""
+    files.put(key, _json(value))
+
+
+def create_json(files: Files, key: str, value: Any) -> bool:
+    """Keep a small value, unless there is one: then it stays as it is, and False is returned."""
+    return files.create(key, _json(value))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode()
 
 
 def checked(key: str) -> str:

@@ -142,12 +142,12 @@ class Table:
         for batch in self.bounded_batches(columns, rows):
             waiting.append(batch)
             if sum(each.num_rows for each in waiting) >= rows:
-                whole = pa.concat_batches(waiting)
+                whole = _joined(waiting)
                 yield whole.slice(0, rows)
                 rest = whole.slice(rows)
                 waiting = [rest] if rest.num_rows else []
         if waiting:
-            yield pa.concat_batches(waiting)
+            yield _joined(waiting)
 
     def bounded_batches(self, columns: list[str] | None = None, rows: int = 4_096) -> Iterator[pa.RecordBatch]:
         """The rows in batches of at most ``rows``, and of about ROW_GROUP_BYTES beside the last row: for whole texts."""
@@ -170,3 +170,8 @@ class Table:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    joined: pa.RecordBatch = pa.concat_batches(batches)  # type: ignore[attr-defined]  # newer than the stubs
+    return joined
