@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from kb_pipeline.flow.errors import ErrorClass, classify
+from kb_pipeline.flow.errors import ErrorClass, diagnose
 from kb_pipeline.ingestion.work import Orchestration
 
 ORCHESTRATION_TAG = "kb/orchestration"
@@ -51,14 +51,15 @@ def told_to_dagster(what: str) -> Iterator[None]:
 
 def failure(what: str, error: Exception) -> dg.Failure:
     """A Failure for ``what`` with the class of the error in its metadata and the error itself as its cause."""
-    kind = classify(error)
+    found = diagnose(error)
+    kind = found.kind
     sentence = str(error) or type(error).__name__
     if kind is ErrorClass.INTERNAL:
         sentence = f"{type(error).__name__}: {sentence}"
     result = dg.Failure(
         description=f"{what}: {sentence}",
         metadata={"error_class": kind.value, "message": sentence},
-        allow_retries=kind in _RETRIED,
+        allow_retries=kind in _RETRIED and not found.lasting,
     )
     result.__cause__ = error
     return result

@@ -1,51 +1,63 @@
-"""Error classes: which kind of trouble an exception means, so that reports and retries can speak of it.
+"""What an error means: its kind, how long its source asks to be left alone, whether waiting can mend it.
 
-What belongs here: the classes and the mapping from exceptions. What doesn't: what to do about them.
+What belongs here: reading a chain of exceptions, and errors of our own. What doesn't: the kinds (``kinds``), exceptions of
+third parties (``foreign``), what to do about an error.
 """
 
 from __future__ import annotations
 
-import errno
-import sqlite3
-import zipfile
-from enum import StrEnum
+from collections.abc import Iterator
 
+from kb_pipeline.flow import foreign
+from kb_pipeline.flow.kinds import Diagnosis, ErrorClass
 
-class ErrorClass(StrEnum):
-    """The kinds of trouble the reports know."""
+__all__ = ["Diagnosis", "ErrorClass", "chain", "classify", "diagnose", "innermost"]
 
-    AUTHENTICATION = "authentication"
-    NETWORK = "network"
-    RATE_LIMITING = "rate_limiting"
-    PERMISSION = "permission"
-    DATA_CORRUPTION = "data_corruption"
-    RESOURCE_EXHAUSTION = "resource_exhaustion"
-    CONFLICT = "conflict"
-    SOURCE = "source"
-    INTERNAL = "internal"
-
-
-_EXHAUSTED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-# A full disk, as SQLite tells it: of its tables, of the files it makes beside them.
-_SQLITE_EXHAUSTED = ("disk is full", "disk I/O error", "unable to open database file")
-_CONFLICTS = frozenset({"LeaseHeld", "LeaseLost"})
-_SOURCES = frozenset({"ListingFailed", "SourceError", "ItemVanished", "ItemUnreadable", "ConfigError"})
-_CORRUPT = frozenset({"ArrowInvalid", "ItemCorrupt", "ParseError", "EmbeddingError"})
+# Of packages above this one, which can't be imported here. Errors of sources may state their kind; these say what remains
+# when one doesn't.
+_OURS = {
+    "LeaseHeld": ErrorClass.CONFLICT,
+    "LeaseLost": ErrorClass.CONFLICT,
+    "ConfigError": ErrorClass.SOURCE,
+    "LedgerUnavailable": ErrorClass.SOURCE,
+    "SourceError": ErrorClass.SOURCE,
+    "ItemUnreadable": ErrorClass.SOURCE,
+    "ParseError": ErrorClass.DATA_CORRUPTION,
+    "EmbeddingError": ErrorClass.DATA_CORRUPTION,
+    "Unavailable": ErrorClass.RESOURCE_EXHAUSTION,
+}
+_VAGUE = (ErrorClass.INTERNAL, ErrorClass.SOURCE)
 
 
 def classify(error: BaseException) -> ErrorClass:
-    """The class of an exception; looks through ``__cause__`` and ``__context__`` for the most telling one."""
-    seen: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in seen:
-        seen.append(current)
-        current = current.__cause__ or current.__context__
-    found = [_classify_one(each) for each in seen]
-    # The innermost exception is the closest to the cause, but only if it says anything.
-    for each in reversed(found):
-        if each not in (ErrorClass.INTERNAL, ErrorClass.SOURCE):
-            return each
-    return ErrorClass.SOURCE if ErrorClass.SOURCE in found else ErrorClass.INTERNAL
+    """The class of an exception. Looks through what it was raised from for the most telling one."""
+    return diagnose(error).kind
+
+
+def diagnose(error: BaseException) -> Diagnosis:
+    """What is known of an exception and of those it was raised from.
+
+    A kind that somebody stated goes before all others, the outermost first: whoever raised it knew what they were doing.
+    Then a service's own answer, the outermost first as well, because it is the last that was heard. Of what is left, the
+    innermost is the closest to the cause, if it says anything.
+    """
+    found = list(chain(error))
+    answers = [each for each in map(foreign.answer, found) if each is not None]
+    recognised = [each for each in map(_recognise, found) if each is not None]
+    stated = next((each for each in map(_stated, found) if each is not None), None)
+    if stated is not None:
+        kind = stated.kind
+    elif answers:
+        kind = answers[0].kind
+    else:
+        kinds = [each.kind for each in reversed(recognised)]
+        kind = next((each for each in kinds if each not in _VAGUE), kinds[0] if kinds else ErrorClass.INTERNAL)
+    waits = [_retry_after(each) for each in found] + [each.retry_after for each in answers]
+    return Diagnosis(
+        kind,
+        next((seconds for seconds in waits if seconds is not None), None),
+        any(each.lasting for each in recognised) or (stated is not None and stated.lasting),
+    )
 
 
 def innermost(error: BaseException) -> str:
@@ -57,24 +69,36 @@ def innermost(error: BaseException) -> str:
     return f"{lines[0]} ({type(error).__module__.partition('.')[0]}: {type(error).__name__})"
 
 
-def _classify_one(error: BaseException) -> ErrorClass:
-    names = {kind.__name__ for kind in type(error).__mro__}
-    code = getattr(error, "errno", None)
-    if isinstance(error, MemoryError) or code in _EXHAUSTED or "OutOfMemoryError" in names:
-        return ErrorClass.RESOURCE_EXHAUSTION
-    if isinstance(error, sqlite3.OperationalError) and any(words in str(error) for words in _SQLITE_EXHAUSTED):
-        return ErrorClass.RESOURCE_EXHAUSTION
-    if names & _CONFLICTS or (isinstance(error, sqlite3.OperationalError) and "locked" in str(error)):
-        return ErrorClass.CONFLICT
-    if isinstance(error, PermissionError):
-        return ErrorClass.PERMISSION
-    if isinstance(error, zipfile.BadZipFile) or names & _CORRUPT:
-        return ErrorClass.DATA_CORRUPTION
-    if isinstance(error, (ConnectionError, TimeoutError)):
-        return ErrorClass.NETWORK
-    if names & _SOURCES or isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return ErrorClass.SOURCE
-    # A damaged Parquet page reaches Python as an OSError without errno.
-    if isinstance(error, OSError) and code is None:
-        return ErrorClass.DATA_CORRUPTION
-    return ErrorClass.INTERNAL
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception, what it was raised from, and so on; each once."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        context = None if current.__suppress_context__ else current.__context__
+        current = current.__cause__ or context or foreign.inner(current)
+
+
+def _stated(error: BaseException) -> Diagnosis | None:
+    """What an exception says of itself: errors of sources have a ``kind``, copies without secrets a ``diagnosis``."""
+    diagnosis = getattr(error, "diagnosis", None)
+    if isinstance(diagnosis, Diagnosis):
+        return diagnosis
+    kind = getattr(error, "kind", None)
+    return Diagnosis(kind) if isinstance(kind, ErrorClass) else None
+
+
+def _retry_after(error: BaseException) -> float | None:
+    diagnosis = getattr(error, "diagnosis", None)
+    if isinstance(diagnosis, Diagnosis):
+        return diagnosis.retry_after
+    seconds = getattr(error, "retry_after", None)
+    return float(seconds) if isinstance(seconds, int | float) and not isinstance(seconds, bool) else None
+
+
+def _recognise(error: BaseException) -> Diagnosis | None:
+    for name in (kind.__name__ for kind in type(error).__mro__):
+        if name in _OURS:
+            return Diagnosis(_OURS[name])
+    return foreign.recognise(error)

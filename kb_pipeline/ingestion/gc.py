@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kb_pipeline import stages
 from kb_pipeline.embedding.vector_store import stores
 from kb_pipeline.ingestion.workspace import Workspace
-from kb_pipeline.knowledge_base.index import TABLE, connect, table_names
+from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.sources.upload import Upload
 from kb_pipeline.storage.files import is_abandoned
@@ -71,10 +71,9 @@ def _collect_releases(storage: Storage, keep: int, result: Collected) -> None:
     remaining = releases.all()
     wanted = {each.documents for record in remaining for each in record.partitions.values()}
     result.manifests = releases.drop_manifests(wanted)
-    database = connect(storage)
-    if not remaining or TABLE not in table_names(database):
+    table = storage.index_location.open(TABLE)
+    if not remaining or table is None:
         return
-    table = database.open_table(TABLE)
     tags = table.tags.list()
     for name in set(tags) - {record.name for record in remaining} - {"current"}:
         table.tags.delete(name)  # left by a crash between the tag and its record

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kb_pipeline import tables
-from kb_pipeline.knowledge_base.index import TABLE, connect, table_names
+from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.files import get_json, put_json
 from kb_pipeline.storage.storage import KNOWLEDGE_BASE, Storage
@@ -108,12 +108,10 @@ class Releases:
 
     def current(self) -> ReleaseRecord | None:
         """The release that readers get by default; None before the first."""
-        if self._storage.index_location.absent:
+        table = self._storage.index_location.open(TABLE)
+        if table is None:
             return None
-        database = connect(self._storage)
-        if TABLE not in table_names(database):
-            return None
-        tags = database.open_table(TABLE).tags.list()
+        tags = table.tags.list()
         if CURRENT not in tags:
             return None
         version = tags[CURRENT]["version"]
@@ -146,7 +144,7 @@ class Releases:
             self._keep_manifest(fingerprint, table)
 
         def move() -> ReleaseRecord:
-            table = connect(self._storage).open_table(TABLE)
+            table = self._storage.index_location.open(TABLE)
             tags = table.tags.list()
             taken = [int(match[1]) for match in map(_NAME.match, tags) if match]
             number = 1 + max([*taken, *(record.number for record in self.all())], default=0)
@@ -198,7 +196,7 @@ class Releases:
         def move() -> None:
             # The pin comes first: a crash in between must not let the next run publish over the rollback.
             put_json(self._files, _PIN, {"release": record.name, "at": datetime.now(UTC).isoformat()})
-            _point(connect(self._storage).open_table(TABLE), record.version)
+            _point(self._storage.index_location.open(TABLE), record.version)
 
         lease.commit(lambda _: move())
         return record
@@ -211,7 +209,7 @@ class Releases:
 
     def forget(self, record: ReleaseRecord) -> None:
         """Drop a release's tag and record (gc)."""
-        table = connect(self._storage).open_table(TABLE)
+        table = self._storage.index_location.open(TABLE)
         if record.name in table.tags.list():
             table.tags.delete(record.name)
         self._files.delete([_record_key(record.name)])

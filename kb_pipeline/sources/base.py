@@ -18,32 +18,57 @@ from typing import BinaryIO, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kb_pipeline.flow.kinds import ErrorClass
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.files import Files, Folder
 
 
-class SourceError(Exception):
-    """A source as a whole can't be listed or probed. The message is for the person who runs it."""
+class ConnectorError(Exception):
+    """What all errors share that a source raises on purpose. The message is for the person who runs it.
+
+    ``kind``         what sort of trouble it is, where the source knows: strategies, statistics and the circuit breaker go
+                     by it. None: it is read from the exception that this one was raised from.
+    ``retry_after``  seconds the source asked to be left alone, where it did. None: read from that exception as well.
+    """
+
+    kind: ErrorClass | None = None
+    retry_after: float | None = None
+
+    def __init__(self, *args: object, kind: ErrorClass | None = None, retry_after: float | None = None) -> None:
+        super().__init__(*args)
+        if kind is not None:
+            self.kind = ErrorClass(kind)
+        self.retry_after = retry_after
+
+
+class SourceError(ConnectorError):
+    """A source as a whole can't be listed or probed."""
 
 
 class ListingFailed(SourceError):
     """A listing could not be completed: nothing may be deleted on its account."""
 
 
-class ItemVanished(Exception):
+class ItemVanished(ConnectorError):
     """The item was listed, but no longer exists."""
 
+    kind = ErrorClass.NOT_FOUND
 
-class ItemUnreadable(Exception):
+
+class ItemUnreadable(ConnectorError):
     """The item exists, but its bytes can't be delivered now (permission, network, ...). Tried again in every run."""
 
 
-class ItemCorrupt(Exception):
+class ItemCorrupt(ConnectorError):
     """The source delivered bytes that are provably wrong (a bad checksum inside an archive, for example)."""
 
+    kind = ErrorClass.DATA_CORRUPTION
 
-class ItemEncrypted(Exception):
+
+class ItemEncrypted(ConnectorError):
     """The item needs a password that the source doesn't have."""
+
+    kind = ErrorClass.PERMISSION
 
 
 @dataclass(frozen=True, slots=True)

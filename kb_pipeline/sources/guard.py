@@ -13,8 +13,10 @@ from typing import Any, BinaryIO, ClassVar
 
 from pydantic import BaseModel
 
+from kb_pipeline.flow.errors import chain, diagnose
 from kb_pipeline.settings.secrets import SecretEnv, redact
 from kb_pipeline.sources.base import (
+    ConnectorError,
     Item,
     ItemCorrupt,
     ItemEncrypted,
@@ -27,7 +29,14 @@ from kb_pipeline.sources.base import (
     SourceError,
 )
 
-_OURS = (ListingFailed, SourceError, ItemVanished, ItemUnreadable, ItemCorrupt, ItemEncrypted)
+_OURS: tuple[type[ConnectorError], ...] = (
+    ListingFailed,
+    SourceError,
+    ItemVanished,
+    ItemUnreadable,
+    ItemCorrupt,
+    ItemEncrypted,
+)
 
 
 def guarded(source: Source, config: SourceConfig, context: SourceContext) -> Source:
@@ -66,7 +75,7 @@ def _silenced() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not any(redact(str(each)) != str(each) for each in _chain(error)):
+        if not any(redact(str(each)) != str(each) for each in chain(error)):
             raise
         told = _without_secrets(error)
     # Raised out here so that the original isn't attached as its context.
@@ -74,31 +83,30 @@ def _silenced() -> Iterator[None]:
         raise told
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__
-
-
 def _without_secrets(error: Exception) -> Exception:
-    """The same chain of errors in clean words; of kinds that the rest of the pipeline tells apart."""
+    """The same chain of errors in clean words, of kinds that the rest of the pipeline tells apart.
+
+    What can be known of the original, down to an answer's status and headers, is lost with its words. So it is found out
+    now, and goes along.
+    """
     result: Exception | None = None
-    for each in reversed(list(_chain(error))):
+    for each in reversed(list(chain(error))):
         copy = _copy(each).with_traceback(each.__traceback__)
         copy.__cause__ = result
         result = copy
     assert result is not None
+    result.diagnosis = diagnose(error)  # type: ignore[attr-defined]
     return result
 
 
 def _copy(error: BaseException) -> Exception:
     message = redact(str(error))
-    for kind in (*_OURS, ConnectionError, TimeoutError, PermissionError, OSError):
+    for kind in _OURS:
         if isinstance(error, kind):
-            return kind(message)
+            return kind(message, kind=error.kind, retry_after=error.retry_after)
+    for builtin in (ConnectionError, TimeoutError, PermissionError, OSError):
+        if isinstance(error, builtin):
+            return builtin(message)
     return RuntimeError(f"{type(error).__name__}: {message}")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kb_pipeline.flow.kinds import ErrorClass
 from kb_pipeline.sources.base import ItemUnreadable, ItemVanished, ListingFailed
 from kb_pipeline.sources.names import escape
 
@@ -179,7 +180,8 @@ class Tree:
             status = os.stat(real)
         except FileNotFoundError as error:
             raise ListingFailed(
-                f"The folder {self.root} doesn't exist: create it, or correct the connection's path."
+                f"The folder {self.root} doesn't exist: create it, or correct the connection's path.",
+                kind=ErrorClass.SOURCE,
             ) from error
         except OSError as error:
             raise self._failed("", error) from error

@@ -6,14 +6,16 @@ import io
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
+from urllib.error import HTTPError
 
 import pytest
 
-from kb_pipeline.flow.errors import ErrorClass, classify
+from kb_pipeline.flow.errors import ErrorClass, classify, diagnose
 from kb_pipeline.settings.secrets import SecretEnv, redact
-from kb_pipeline.sources.base import Item, ItemUnreadable, ListingFailed, SourceConfig, SourceContext
+from kb_pipeline.sources.base import Item, ItemUnreadable, ListingFailed, SourceConfig, SourceContext, SourceError
 from kb_pipeline.sources.guard import guarded
 
 _SECRET = "pa ss/word-81c4"
@@ -67,6 +69,27 @@ def test_an_error_keeps_its_kind_and_its_cause_but_not_the_secret(source: Any) -
     assert _SECRET not in told
     assert "pa%20ss" not in told
     assert classify(caught.value) is ErrorClass.NETWORK
+
+
+def test_what_an_error_is_goes_along_when_its_words_are_cleaned(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a service answered is in the exception's fields, which the clean copy hasn't."""
+
+    def refused() -> str:
+        secret = source._source.token.resolve()
+        headers = Message()
+        headers["Retry-After"] = "12"
+        raise HTTPError(f"https://x/?token={secret}", 429, f"slow down, {secret}", headers, None)
+
+    def told() -> str:
+        raise SourceError(f"no, {source._source.token.resolve()}", kind=ErrorClass.NETWORK, retry_after=3)
+
+    for call, expected in ((refused, (ErrorClass.RATE_LIMITING, 12.0)), (told, (ErrorClass.NETWORK, 3.0))):
+        monkeypatch.setattr(source._source, "probe", call)
+        with pytest.raises(Exception, match=r"\*\*\*") as caught:
+            source.probe()
+        assert _SECRET not in str(caught.value)
+        found = diagnose(caught.value)
+        assert (found.kind, found.retry_after) == expected
 
 
 def test_errors_while_reading_and_the_probe_are_guarded_too(source: Any) -> None:
