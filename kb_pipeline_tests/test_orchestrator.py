@@ -12,7 +12,7 @@ from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.knowledge_base.search import Release
 from kb_pipeline.orchestrator import Options, Orchestrator, Report
 from kb_pipeline.settings.load import load
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 from kb_pipeline_tests.defs.conftest import HashEmbedder
 
 
@@ -41,7 +41,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_a_change_of_model_does_not_wait_for_a_dead_connection(project: Path) -> None:
-    storage = Storage(project / ".kb")
+    storage = Storage.of_folder(project / ".kb")
     with dg.DagsterInstance.ephemeral() as instance:
         before = orchestrate(project, instance, HashEmbedder())
         assert before.errors == []

@@ -64,7 +64,6 @@ class Chain:
 
         return listing.take(
             self.workspace.storage,
-            self.workspace.ledger.leases,
             config.type,
             connection,
             self.workspace.source(connection),

@@ -20,7 +20,7 @@ from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.storage import Storage
 
 if TYPE_CHECKING:
-    from kb_pipeline.ledger.leases import Leases
+    pass
 
 _BATCH = 256
 """Items between two signs of progress."""
@@ -63,7 +63,6 @@ class ListingDigest:
 
 def take(
     storage: Storage,
-    leases: Leases,
     type_: str,
     connection: str,
     source: Source,
@@ -88,7 +87,8 @@ def take(
     found = usable()
     if found is not None:
         return found
-    with leases.acquire(f"{type_}/inventory/{connection}", f"a listing of {connection}", wait=wait) as lease:
+    name, purpose = f"{type_}/{stages.INVENTORY}/{connection}", f"a listing of {connection}"
+    with storage.ledger.leases.acquire(name, purpose, wait=wait) as lease:
         found = usable()  # whoever held the lease may have made the very listing we need
         if found is not None:
             return found

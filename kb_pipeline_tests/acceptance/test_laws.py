@@ -386,15 +386,14 @@ class Laws(RuleBasedStateMachine):
             (self.tables[p].documents[name] for p in (found[0] if found else []) if name in self.tables[p].documents), None
         )
 
-    def _written(self, partition: Partition) -> int:
-        path = self.world.storage.table_path("documents", partition)
-        return int(path.stat().st_mtime_ns)
+    def _written(self, partition: Partition) -> float:
+        return self.world.storage.published_at("documents", [partition])
 
     def _rebuild(self) -> dict[tuple[str, str], list[Row]]:
         """The rows of a release made of the same sources in an empty storage, by connection and key."""
         if self.rebuilt is None:
             target = self.folder / "rebuild"
-            uploads = self.world.storage.root / "uploads"
+            uploads = self.world.storage.local / "uploads"
             if uploads.exists():
                 shutil.copytree(uploads, target / "uploads")
             other = self.world.with_storage(target)

@@ -34,7 +34,8 @@ from kb_pipeline.settings.model import Storage as StorageSettings
 from kb_pipeline.sources.base import Item, ListingFailed, Source
 from kb_pipeline.sources.local_directory import LocalDirectory
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Staged
+from kb_pipeline.storage.storage import Staged
+from kb_pipeline_tests import current
 
 KB_YAML = """
 storage: {url: ./kb}
@@ -295,10 +296,7 @@ class World:
 
     def manifest(self, partition: Partition) -> dict[str, dict[str, Any]]:
         """The documents table of a partition, by key."""
-        import pyarrow.parquet as pq
-
-        rows = pq.read_table(self.storage.table_path("documents", partition)).to_pylist()
-        return {row["key"]: row for row in rows}
+        return {row["key"]: row for row in current.rows(self.storage, "documents", partition)}
 
     def reshard(self, connection: str, shards: int) -> None:
         """Change ``shards`` of a connection in the settings."""

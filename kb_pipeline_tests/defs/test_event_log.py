@@ -12,6 +12,7 @@ from kb_pipeline import tables
 from kb_pipeline.definitions import build_defs
 from kb_pipeline.settings.load import load
 from kb_pipeline.storage.partitions import parse_key
+from kb_pipeline_tests import current
 from kb_pipeline_tests.defs.conftest import HashEmbedder, Project
 
 COUNTS = ["listed", "indexed", "unchanged", "quarantined", "excluded", "deleted"]
@@ -101,8 +102,9 @@ def test_the_data_version_tells_change(project: Project) -> None:
         assert project.run("local_directory/documents", partition="handbook").success
         found = project.data_version("local_directory/documents", "handbook")
         storage = project.workspace.storage
-        table = pq.read_metadata(storage.table_path("documents", parse_key("local_directory", "handbook"))).metadata
-        assert found == table[tables.FINGERPRINT].decode()
+        path = current.path(storage, "documents", parse_key("local_directory", "handbook"))
+        table = pq.read_metadata(path).metadata
+        assert found == table[tables.FINGERPRINT].decode() == path.stem
         return found
 
     first = version()

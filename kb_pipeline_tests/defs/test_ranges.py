@@ -9,14 +9,15 @@ import pytest
 from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.ledger.schema import leases
 from kb_pipeline.storage.partitions import parse_key
+from kb_pipeline_tests import current
 from kb_pipeline_tests.defs.conftest import Project, failure_sentence
 
 CHAIN = ("local_directory/documents", "local_directory/chunks", "local_directory/embeddings")
 
 
 def keys_of(project: Project, partition: str, asset: str = "documents") -> list[str]:
-    path = project.workspace.storage.table_path(asset, parse_key("local_directory", partition))
-    return sorted(pq.read_table(path, columns=["key"]).column(0).to_pylist())
+    table = current.table(project.workspace.storage, asset, parse_key("local_directory", partition))
+    return sorted(table["key"].to_pylist())
 
 
 def test_one_partition_is_materialized_alone(project: Project) -> None:
@@ -25,7 +26,7 @@ def test_one_partition_is_materialized_alone(project: Project) -> None:
     assert keys_of(project, "c0") == ["note.md"]
     assert project.event("local_directory/embeddings", "c0") is not None
     assert project.event("local_directory/documents", "c1") is None
-    assert not (project.root / ".kb/local_directory/documents/c1.parquet").exists()
+    assert not (project.root / ".kb/local_directory/documents/c1").exists()
 
 
 def test_a_dead_connection_in_a_range_is_named_and_the_others_are_right(project: Project) -> None:
@@ -39,7 +40,7 @@ def test_a_dead_connection_in_a_range_is_named_and_the_others_are_right(project:
         assert keys_of(project, name) == ["note.md"]
         assert project.metadata("local_directory/documents", name)["indexed"] == 1
     assert project.event("local_directory/documents", "c1") is None
-    assert not (project.root / ".kb/local_directory/documents/c1.parquet").exists()
+    assert not (project.root / ".kb/local_directory/documents/c1").exists()
 
     versions = {name: project.data_version("local_directory/documents", name) for name in ("c0", "c2")}
     assert project.run("local_directory/documents", partition="c0").success

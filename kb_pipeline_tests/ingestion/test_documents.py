@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from kb_pipeline.ingestion import chunks
-from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.sources.base import ItemCorrupt, ItemEncrypted, ItemUnreadable, ItemVanished
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.partitions import Partition, layout
-from kb_pipeline.storage.table import Staged, Storage
+from kb_pipeline.storage.storage import Staged, Storage
+from kb_pipeline_tests import current
 from kb_pipeline_tests.ingestion.made import LIMITS, PARTITION, Made
 
 TRANSIENT = [ItemUnreadable("the network is down"), ItemVanished("gone for a moment")]
@@ -211,13 +211,13 @@ def test_an_unchanged_run_reads_nothing_and_changes_nothing(made: Made) -> None:
     made.put("f.txt", b"text", "1", problem=Status.ENCRYPTED, problem_detail="locked")
     made.put("g.txt", b"x" * 2_000, "1")
     first = made.run()
-    written = made.storage.table_path("documents", PARTITION).stat().st_mtime_ns
+    written = current.path(made.storage, "documents", PARTITION).stat().st_mtime_ns
     assert first.changed
     second = made.run()
     assert made.read_keys == []
     assert not second.changed
     assert second.fingerprint == first.fingerprint
-    assert made.storage.table_path("documents", PARTITION).stat().st_mtime_ns == written
+    assert current.path(made.storage, "documents", PARTITION).stat().st_mtime_ns == written
     assert second.counts == {"listed": 7, "indexed": 0, "unchanged": 2, "quarantined": 3, "excluded": 2, "deleted": 0}
     assert first.counts == {"listed": 7, "indexed": 2, "unchanged": 0, "quarantined": 3, "excluded": 2, "deleted": 0}
 
@@ -238,7 +238,7 @@ def test_equal_documents_make_equal_fingerprints_whatever_the_way_there(made: Ma
     made.put("b.txt", b"two", "1")
     made.put("a.txt", b"one!", "2")
     grown = made.run()
-    other = Made(Storage(tmp_path / "other"), Ledger.of_file(tmp_path / "other.sqlite").leases, made.bytes, made.items)
+    other = Made(Storage.of_folder(tmp_path / "other"), made.bytes, made.items)
     assert other.run().fingerprint == grown.fingerprint
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from datetime import timedelta
@@ -16,6 +17,7 @@ from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import NoRelease, Releases
 from kb_pipeline.knowledge_base.verify import verify
 from kb_pipeline.ledger.errors import LeaseHeld
+from kb_pipeline.storage.files import aside_path
 from kb_pipeline_tests.acceptance.world import CountingEmbedder, WordEmbedder, World
 
 
@@ -134,12 +136,14 @@ def test_what_gone_processes_had_staged_goes_and_what_lives_stays(world: World) 
     world.run()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    staging = world.storage.staging_path
-    staging.mkdir(exist_ok=True)
-    for pid in (gone.pid, os.getpid()):
-        (staging / f"alpha-{pid}-0123456789ab.parquet").touch()
+    staging = world.storage.staging
+    mine = aside_path(staging, "alpha")
+    dead = mine.with_name(mine.name.replace(f"~{os.getpid()}~", f"~{gone.pid}~"))
+    elsewhere = dead.with_name(dead.name.replace(f"~{platform.node()}~", "~another-machine~"))
+    for path in (mine, dead, elsewhere):
+        path.touch()
     assert collect(world.workspace, keep=1).staged_files == 1
-    assert [path.name for path in staging.iterdir()] == [f"alpha-{os.getpid()}-0123456789ab.parquet"]
+    assert set(staging.iterdir()) == {mine, elsewhere}
 
 
 def test_a_crash_between_a_tag_and_its_record_leaves_nothing_behind(world: World) -> None:

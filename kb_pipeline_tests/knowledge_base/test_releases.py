@@ -341,7 +341,7 @@ def test_one_can_roll_back_over_a_change_of_dimension(world: World) -> None:
     world.run()
     rollback(world, "release-1")
     assert world.release().to_arrow().equals(before)
-    assert Release.open(world.storage.root).record.dimension == 16
+    assert Release.open(world.storage.local).record.dimension == 16
 
 
 def test_a_change_of_model_does_not_wait_for_a_layout_that_was_left_unfinished(world: World) -> None:
