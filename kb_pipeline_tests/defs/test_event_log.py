@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
@@ -11,10 +9,11 @@ import pytest
 from kb_pipeline import tables
 from kb_pipeline.definitions import build_defs
 from kb_pipeline.settings.load import load
-from kb_pipeline.storage.partitions import parse_key
+from kb_pipeline.storage.partitions import Partition
 from kb_pipeline_tests import current
 from kb_pipeline_tests.defs.conftest import HashEmbedder, Project
 
+HANDBOOK = Partition("local_directory", "handbook")
 COUNTS = ["listed", "indexed", "unchanged", "quarantined", "excluded", "deleted"]
 
 
@@ -35,7 +34,7 @@ def test_counts_are_numbers_per_partition(project: Project) -> None:
     assert numbers(project.metadata("local_zip/documents", "archive"), *COUNTS) == [2, 2, 0, 0, 0, 0]
     assert numbers(project.metadata("upload/documents", "inbox"), *COUNTS) == [0, 0, 0, 0, 0, 0]
     chunks = numbers(project.metadata("local_directory/chunks", "handbook"), "chunks")
-    assert chunks == [pq.read_metadata(project.root / ".kb/local_directory/chunks/handbook.parquet").num_rows]
+    assert chunks == [current.table(project.workspace.storage, "chunks", HANDBOOK).num_rows]
     assert numbers(project.metadata("local_directory/embeddings", "handbook"), "embedded", "reused") == [*chunks, 0]
 
     project.write("docs/copy-of-tide.md", (project.root / "docs/tide.md").read_text())
@@ -102,7 +101,7 @@ def test_the_data_version_tells_change(project: Project) -> None:
         assert project.run("local_directory/documents", partition="handbook").success
         found = project.data_version("local_directory/documents", "handbook")
         storage = project.workspace.storage
-        path = current.path(storage, "documents", parse_key("local_directory", "handbook"))
+        path = current.path(storage, "documents", HANDBOOK)
         table = pq.read_metadata(path).metadata
         assert found == table[tables.FINGERPRINT].decode() == path.stem
         return found
@@ -129,7 +128,9 @@ def test_the_embedder_can_be_swapped(project: Project) -> None:
     )
     assert result.success
     assert sorted(text.split()[-1] for text in embedder.texts) == ["falls.", "wind."]
-    path = Path(project.root / ".kb/local_directory/embeddings/handbook.parquet")
-    vectors = pq.read_table(path, columns=["vector"]).column(0).to_pylist()
+    storage = project.workspace.storage
+    vectors = current.table(storage, "embeddings", HANDBOOK)["vector"].to_pylist()
     assert [len(vector) for vector in vectors] == [4, 4]
-    assert pq.read_metadata(path).metadata[tables.RECIPE].decode() == "f" * 32
+    pointer = storage.pointer("embeddings", HANDBOOK)
+    assert pointer is not None
+    assert pointer.recipe == "f" * 32

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dagster as dg
-import pyarrow.parquet as pq
 import pytest
 
 from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.ledger.schema import leases
-from kb_pipeline.storage.partitions import parse_key
+from kb_pipeline.storage.partitions import Partition, parse_key
 from kb_pipeline_tests import current
 from kb_pipeline_tests.defs.conftest import Project, failure_sentence
 
@@ -76,9 +75,8 @@ def test_checks_of_a_range_look_at_its_keys_only(project: Project) -> None:
     project.folders(3)
     assert project.run(*CHAIN, between=("c0", "c2")).success
     # c2 is damaged: a range without it passes, one with it fails and says so.
-    path = project.root / ".kb/local_directory/documents/c2.parquet"
-    table = pq.read_table(path)
-    pq.write_table(table.slice(1), path)
+    storage, damaged = project.workspace.storage, Partition("local_directory", "c2")
+    current.damage(storage, "documents", damaged, current.table(storage, "documents", damaged).slice(1))
     conservation = dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey(["local_directory", "documents"]), "conservation"))
     fine = project.execute(conservation, between=("c0", "c1"))
     assert fine.success
@@ -131,5 +129,5 @@ def test_a_writer_without_its_lease_publishes_nothing_and_says_so(project: Proje
     assert "local_directory/documents of c0: the lease" in sentence
     assert "was lost" in sentence
     assert "of c1:" not in sentence
-    assert not (project.root / ".kb/local_directory/documents/c0.parquet").exists()
+    assert project.workspace.storage.pointer("documents", Partition("local_directory", "c0")) is None
     assert keys_of(project, "c1") == ["note.md"]

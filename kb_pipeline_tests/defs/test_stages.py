@@ -123,7 +123,7 @@ def test_a_partition_is_consistent_only_with_it(project: Project) -> None:
     assert project.run("local_directory/shouts", partition="handbook").success
     made = snapshot.state(storage, HANDBOOK)
     assert made is not None
-    assert list(made.fingerprints) == list(stages.names())
+    assert list(made.pointers) == list(stages.names())
     project.write("docs/tide.md", "# Tide\n\nAnother text.\n")
     project.chain("local_directory", "handbook")
     assert snapshot.state(storage, HANDBOOK) is None, "the invented table was made from the embeddings before"

@@ -277,7 +277,7 @@ class MadeMany(Made):
 
 @pytest.fixture
 def many(made: Made) -> MadeMany:
-    found = MadeMany(made.storage, made.leases)
+    found = MadeMany(made.storage)
     for number in range(100):
         found.put(f"{number:03d}.txt", f"text {number}".encode(), "1")
     return found
@@ -375,7 +375,7 @@ def test_chunks_of_untouched_documents_are_carried_over_not_cut_again(made: Made
     monkeypatch.setattr(chunks, "cut", noted)
 
     def run(tokens: int = 32) -> Staged:
-        with made.leases.acquire("chunks", "a test") as lease:
+        with made.storage.ledger.leases.acquire("chunks", "a test") as lease:
             staged = chunks.update(
                 made.storage,
                 PARTITION,

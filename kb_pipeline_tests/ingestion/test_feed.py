@@ -149,7 +149,7 @@ def test_a_feed_that_fails_is_no_reason_to_delete_or_to_list(listings: Listings,
     with pytest.raises(ListingFailed, match="can't be had"):
         listings.take()
     assert listing.latest(listings.storage, "made_up", "c") == known
-    assert list(listings.storage.staging_path.iterdir()) == []
+    assert list(listings.storage.staging.iterdir()) == []
 
 
 def test_the_cursor_is_from_before_the_listing(listings: Listings, monkeypatch: pytest.MonkeyPatch) -> None:

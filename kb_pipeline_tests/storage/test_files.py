@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
+from kb_pipeline.flow.errors import ErrorClass, classify
 from kb_pipeline.storage import bucket as bucket_module
 from kb_pipeline.storage.bucket import TAIL_BYTES, Bucket, S3Location
 from kb_pipeline.storage.files import (
@@ -414,6 +415,7 @@ def test_a_missing_bucket_is_named(s3: S3Server, tmp_path: Path) -> None:
     for told in every_call(files, tmp_path):
         assert isinstance(told, FilesMisconfigured)
         assert str(told) == f"there is no bucket no-such-bucket at {s3.url}: make it, or correct storage.url"
+        assert classify(told) is ErrorClass.NOT_FOUND
 
 
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
@@ -422,6 +424,7 @@ def test_refused_credentials_are_told_without_showing_them(code: str, tmp_path: 
         for told in every_call(at(url), tmp_path):
             assert isinstance(told, FilesMisconfigured)
             assert "refuses the credentials for the bucket reports" in str(told)
+            assert classify(told) is ErrorClass.AUTHENTICATION
             assert "an-access-key" not in str(told)
             assert "a-secret-key" not in str(told)
 
@@ -431,6 +434,7 @@ def test_a_permission_that_lacks_is_told(tmp_path: Path) -> None:
         for told in every_call(at(url), tmp_path):
             assert isinstance(told, FilesMisconfigured)
             assert "doesn't allow s3://reports/kb" in str(told)
+            assert classify(told) is ErrorClass.PERMISSION
 
 
 def test_a_server_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,13 +443,15 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.
     for told in every_call(at(url), tmp_path):
         assert isinstance(told, FilesUnavailable)
         assert str(told) == f"{url} can't be reached: Connection refused"
+        assert classify(told) is ErrorClass.NETWORK
 
 
 def test_a_server_in_trouble_is_tried_again_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket_module, "_RETRIES", 1)
     with answering(503, error("SlowDown")) as (url, seen):
-        with pytest.raises(FilesUnavailable, match="503"):
+        with pytest.raises(FilesUnavailable, match="503") as told:
             at(url).get("k")
+        assert classify(told.value) is ErrorClass.RATE_LIMITING
         assert len(seen) == 2
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kb_pipeline import stages, tables
+from kb_pipeline.ledger.pointers import Pointers
 from kb_pipeline.storage import takeover
 from kb_pipeline.storage.storage import LEDGER, Storage, file_of, partition_of
 from kb_pipeline.storage.takeover import take_over
@@ -51,6 +52,7 @@ def world(tmp_path: Path) -> World:
     world.reshard("beta", 2)
     world.run()
     old_layout(world.storage)
+    world.faults.read.clear()
     return world
 
 
@@ -103,7 +105,7 @@ def test_cut_short_anywhere_it_is_done_by_the_next_run(
         return call
 
     with monkeypatch.context() as patch:
-        where = {"_name": takeover, "move": type(world.workspace.storage.pointers), "unlink": Path}[step]
+        where = {"_name": takeover, "move": Pointers, "unlink": Path}[step]
         patch.setattr(where, step, cut(getattr(where, step)))
         with pytest.raises(Cut):
             world.run()
