@@ -13,6 +13,9 @@ from kb_pipeline.ingestion.work import Orchestration
 ORCHESTRATION_TAG = "kb/orchestration"
 CONNECTIONS_TAG = "kb/connections"
 USER_TAG = "kb/user"
+TRIGGER_TAG = "kb/trigger"
+"""What asked for a run of the daemon."""
+DISCOVERY = "discovery"
 PROCESS_TAG = "kb/process"
 """``pid:start time`` of the process that executes the run itself; lets a later one reap it when it was killed."""
 

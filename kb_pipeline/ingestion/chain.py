@@ -6,10 +6,7 @@ What belongs here: which lease covers what, and publication under it. What doesn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from kb_pipeline import stages
 from kb_pipeline.embedding.base import Embedder
@@ -23,28 +20,12 @@ from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition, layout
 from kb_pipeline.storage.storage import Staged
 
-if TYPE_CHECKING:
-    from kb_pipeline.ledger.leases import Lease
-
 LEASE_WAIT = 60.0
 """Seconds to wait for another writer of the same partition before giving up and naming it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A staged table with the lease it may be published under."""
-
-    staged: Staged
-    lease: Lease
-    then: Callable[[], None] | None = None
-
-    def publish(self) -> Staged:
-        """Make it visible. Raises LeaseLost."""
-        self.staged.publish(self.lease)
-        # After the publication: done twice after a crash it is harmless, and left out it is done by the next run.
-        if self.then is not None:
-            self.then()
-        return self.staged
+OnListing = Callable[[listing.ListingInfo, bool], None]
+"""Told which listing was taken, and whether it was made for it just now."""
 
 
 class Chain:
@@ -55,14 +36,19 @@ class Chain:
         self.progress = progress or Silent()
         self.lease_wait = lease_wait
 
-    def take_listing(self, connection: str, orchestration: Orchestration) -> listing.ListingInfo:
-        """List a connection, or take the listing this orchestration already made."""
+    def take_listing(
+        self, connection: str, orchestration: Orchestration, on_listing: OnListing | None = None
+    ) -> listing.ListingInfo:
+        """List a connection, or take the listing this orchestration already made; ``on_listing`` is told which."""
         config = self.workspace.connection(connection)
+        made = False
 
         def report(count: int) -> None:
+            nonlocal made
+            made = True
             self.progress.update(connection, "listing", count, None)
 
-        return listing.take(
+        info = listing.take(
             self.workspace.storage,
             config.type,
             connection,
@@ -73,12 +59,23 @@ class Chain:
             on_progress=report,
             settings=self.workspace.fingerprint(connection),
         )
+        if on_listing is not None:
+            on_listing(info, made)
+        return info
 
-    @contextmanager
-    def prepare(
-        self, stage: Stage, partition: Partition, orchestration: Orchestration, embedder: Embedder | None = None
-    ) -> Iterator[Pending]:
-        """One stage of a partition, ready to be published while the context lasts. ``embedder``: for stages that embed."""
+    def make(
+        self,
+        stage: Stage,
+        partition: Partition,
+        orchestration: Orchestration,
+        embedder: Embedder | None = None,
+        on_listing: OnListing | None = None,
+    ) -> Staged:
+        """Bring one stage of a partition up to date and publish it, under one lease. ``embedder``: for stages that embed;
+        ``on_listing`` is told the listing of a stage that takes one.
+
+        Raises LeaseHeld, LeaseLost, and what the stage raises; nothing is published then.
+        """
         workspace = self.workspace
         name = f"{partition.type}/{stage.name}/{partition.key}"
         with workspace.ledger.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
@@ -86,18 +83,15 @@ class Chain:
                 workspace,
                 partition,
                 self._reporter(partition, stage.name),
-                lambda: self.take_listing(partition.connection, orchestration),
+                lambda: self.take_listing(partition.connection, orchestration, on_listing),
                 embedder,
             )
             prepared: Prepared = stages.load(stage.run)(work)
-            yield Pending(prepared.staged, lease, prepared.then)
-
-    def make(
-        self, stage: Stage, partition: Partition, orchestration: Orchestration, embedder: Embedder | None = None
-    ) -> Staged:
-        """Bring one stage of a partition up to date and publish it. Raises LeaseHeld, LeaseLost, what the stage raises."""
-        with self.prepare(stage, partition, orchestration, embedder) as pending:
-            return pending.publish()
+            prepared.staged.publish(lease)
+            # Not inside the publication: that holds the very database this writes to.
+            if prepared.then is not None:
+                prepared.then()
+        return prepared.staged
 
     def publish(self, orchestration: Orchestration, model: Model) -> Publication:
         """Sync the index and publish a release; drop tables of layouts that were replaced. Raises LeaseLost, LeaseHeld."""

@@ -103,6 +103,7 @@ def test_the_data_version_tells_change(project: Project) -> None:
         storage = project.workspace.storage
         path = current.path(storage, "documents", HANDBOOK)
         table = pq.read_metadata(path).metadata
+        assert table is not None
         assert found == table[tables.FINGERPRINT].decode() == path.stem
         return found
 
@@ -129,7 +130,7 @@ def test_the_embedder_can_be_swapped(project: Project) -> None:
     assert result.success
     assert sorted(text.split()[-1] for text in embedder.texts) == ["falls.", "wind."]
     storage = project.workspace.storage
-    vectors = current.table(storage, "embeddings", HANDBOOK)["vector"].to_pylist()
+    vectors = tables.values(current.table(storage, "embeddings", HANDBOOK)["vector"])
     assert [len(vector) for vector in vectors] == [4, 4]
     pointer = storage.pointer("embeddings", HANDBOOK)
     assert pointer is not None

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
+from kb_pipeline import tables
 from kb_pipeline.ingestion.chain import Chain
-from kb_pipeline.ledger.schema import leases
+from kb_pipeline.ledger.errors import LeaseHeld
+from kb_pipeline.ledger.leases import Leases
+from kb_pipeline.ledger.schema import leases as leases_table
 from kb_pipeline.storage.partitions import Partition, parse_key
 from kb_pipeline_tests import current
 from kb_pipeline_tests.defs.conftest import Project, failure_sentence
@@ -16,7 +19,7 @@ CHAIN = ("local_directory/documents", "local_directory/chunks", "local_directory
 
 def keys_of(project: Project, partition: str, asset: str = "documents") -> list[str]:
     table = current.table(project.workspace.storage, asset, parse_key("local_directory", partition))
-    return sorted(table["key"].to_pylist())
+    return sorted(tables.values(table["key"]))
 
 
 def test_one_partition_is_materialized_alone(project: Project) -> None:
@@ -118,8 +121,8 @@ def test_a_writer_without_its_lease_publishes_nothing_and_says_so(project: Proje
 
     def thief(self: Chain, partition: object, stage: str) -> object:
         with project.workspace.ledger.database.write() as database:
-            mine = leases.c.name == "local_directory/documents/c0"
-            database.execute(leases.update().where(mine).values(token=leases.c.token + 1))
+            mine = leases_table.c.name == "local_directory/documents/c0"
+            database.execute(leases_table.update().where(mine).values(token=leases_table.c.token + 1))
         return original(self, partition, stage)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Chain, "_reporter", thief)
@@ -131,3 +134,39 @@ def test_a_writer_without_its_lease_publishes_nothing_and_says_so(project: Proje
     assert "of c1:" not in sentence
     assert project.workspace.storage.pointer("documents", Partition("local_directory", "c0")) is None
     assert keys_of(project, "c1") == ["note.md"]
+
+
+def test_a_partition_of_a_range_is_there_for_others_before_the_next_one_is_made(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.folders(3)
+    original = Chain.take_listing
+    seen: list[tuple[str, list[str], list[str]]] = []
+
+    def look(self: Chain, connection: str, *rest: object) -> object:
+        made = [each.key for each in self.workspace.storage.partitions("documents", "local_directory")]
+        held = self.workspace.ledger.leases
+        free = [name for name in ("c0", "c1", "c2") if _free(held, f"local_directory/documents/{name}")]
+        seen.append((connection, made, free))
+        return original(self, connection, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Chain, "take_listing", look)
+    assert project.run("local_directory/documents", between=("c0", "c2")).success
+    assert seen == [("c0", [], ["c1", "c2"]), ("c1", ["c0"], ["c0", "c2"]), ("c2", ["c0", "c1"], ["c0", "c1"])]
+
+
+def _free(leases: Leases, name: str) -> bool:
+    try:
+        leases.acquire(name, "a look").release()
+    except LeaseHeld:
+        return False
+    return True
+
+
+def test_every_partition_of_a_range_has_its_own_numbers_and_one_version(project: Project) -> None:
+    project.folders(2)
+    project.write("c1/more.md", "# More\n")
+    assert project.run(*CHAIN, between=("c0", "c1")).success
+    assert [project.metadata("local_directory/documents", name)["listed"] for name in ("c0", "c1")] == [1, 2]
+    versions = {project.data_version("local_directory/documents", name) for name in ("c0", "c1")}
+    assert len(versions) == 1, "Dagster takes one version for all partitions of a run"
