@@ -199,7 +199,7 @@ def _record(
     context: dg.AssetExecutionContext, chain: Chain, partition: Partition, asset: str, error: tuple[str, str] | None
 ) -> None:
     try:
-        chain.record(partition, asset, error)
+        chain.workspace.record(partition, asset, error)
     except (OSError, SQLAlchemyError, LedgerUnavailable) as trouble:
         context.log.error(f"the outcome of {partition.connection} could not be recorded: {trouble}")
 

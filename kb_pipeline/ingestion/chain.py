@@ -17,7 +17,7 @@ from kb_pipeline.knowledge_base import publish, snapshot
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
 from kb_pipeline.monitoring.progress import Progress, Silent
 from kb_pipeline.stages import Stage
-from kb_pipeline.storage.partitions import Partition, layout
+from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.storage import Staged
 
 LEASE_WAIT = 60.0
@@ -88,7 +88,7 @@ class Chain:
             )
             prepared: Prepared = stages.load(stage.run)(work)
             prepared.staged.publish(lease)
-            # Not inside the publication: that holds the very database this writes to.
+            # After the publication, and not in its transaction: done by the next run where this one dies before.
             if prepared.then is not None:
                 prepared.then()
         return prepared.staged
@@ -112,14 +112,6 @@ class Chain:
                         storage.drop(lease, asset, partition)
         storage.remove_superseded()
         return result
-
-    def record(self, partition: Partition, stage: str, error: tuple[str, str] | None) -> None:
-        """Record in the ledger how a stage of a partition ended; ``error`` is (class, message)."""
-        type_, connection = partition.type, partition.connection
-        keys = [each.key for each in layout(type_, connection, partition.shards)]
-        self.workspace.ledger.outcomes.record(
-            type_, connection, partition.key, stage, error, partitions=keys, last=stage == stages.last().name
-        )
 
     def layouts(self) -> list[ConnectionLayout]:
         """Every connection that has a say in the release: those of kb.yaml, and those that left it unretired."""

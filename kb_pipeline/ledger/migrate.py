@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.pool import NullPool
@@ -43,20 +42,24 @@ def migrate(url: sa.URL, lock: int, busy_seconds: float) -> None:
 
 
 def _upgrade(connection: sa.Connection, url: sa.URL) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    current = MigrationContext.configure(connection).get_current_revision()
-    if current == HEAD:
-        return
+    """Apply what is missing.
+
+    Not by alembic's commands: they keep the migration under way in global variables, and Dagster, which migrates its own
+    databases by alembic, may be doing so in a thread beside this one.
+    """
+    context = MigrationContext.configure(connection)
+    scripts = ScriptDirectory(str(_MIGRATIONS))
+    current = context.get_current_revision()
     try:
-        ScriptDirectory.from_config(config).get_revisions(current or "base")
+        scripts.get_revisions(current or "base")
     except CommandError:
         raise LedgerUnavailable(
             f"the ledger {url.render_as_string(hide_password=True)} was written by a newer version of kb_pipeline "
             f"(revision {current}, this one knows {HEAD}): update kb_pipeline"
         ) from None
-    command.upgrade(config, HEAD)
+    for each in reversed(list(scripts.iterate_revisions(HEAD, current or "base"))):
+        each.module.upgrade(Operations(context))
+        context.stamp(scripts, each.revision)
 
 
 def _begin_alone(connection: sa.Connection, busy_seconds: float) -> None:

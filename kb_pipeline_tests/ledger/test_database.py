@@ -5,12 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.script import ScriptDirectory
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.sql import get_alembic_config, stamp_alembic_rev
 
 import kb_pipeline
 from kb_pipeline.ledger import migrate, schema
@@ -97,7 +102,10 @@ def test_a_ledger_of_a_newer_version_is_left_alone(open_ledger: OpenLedger) -> N
 
 
 def test_a_migration_that_fails_half_way_leaves_nothing(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrate.command, "upgrade", _half_way)
+    def half_way(*_: object) -> None:
+        raise RuntimeError("the machine went down")
+
+    monkeypatch.setattr(Operations, "create_index", half_way)
     with Ledger(ledger_url) as ledger, pytest.raises(RuntimeError, match="the machine went down"):
         ledger.retirements.all()
     monkeypatch.undo()
@@ -106,10 +114,22 @@ def test_a_migration_that_fails_half_way_leaves_nothing(ledger_url: str, monkeyp
         assert ledger.retirements.all() == {"a"}
 
 
-def _half_way(config: object, revision: str) -> None:
-    connection = config.attributes["connection"]  # type: ignore[attr-defined]
-    connection.exec_driver_sql("CREATE TABLE leases (name TEXT)")
-    raise RuntimeError("the machine went down")
+def test_threads_may_migrate_side_by_side_and_beside_dagsters_own_migrations(tmp_path: Path) -> None:
+    """Alembic's commands keep what they work on in global variables."""
+
+    def make(number: int) -> None:
+        if number % 2:
+            runs = sa.create_engine(f"sqlite:///{tmp_path / f'runs{number}.db'}")
+            with runs.begin() as connection:
+                stamp_alembic_rev(get_alembic_config(sqlite_run_storage.__file__), connection)
+            runs.dispose()
+        else:
+            with Ledger.of_file(tmp_path / f"{number}.sqlite") as ledger:
+                assert ledger.retirements.all() == frozenset()
+
+    with ThreadPoolExecutor(max_workers=8) as executor:
+        for each in [executor.submit(make, number) for number in range(8)]:
+            each.result()
 
 
 def test_a_ledger_that_vanished_under_a_process_is_made_anew(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""How the schema came to be, for alembic: ``env`` runs what lies in ``versions``."""
+"""How the schema came to be: ``ledger.migrate`` applies what lies in ``versions``."""

@@ -4,7 +4,7 @@ A migration says what its tables were when it was written; it doesn't look into 
 """
 
 import sqlalchemy as sa
-from alembic import op
+from alembic.operations import Operations
 
 revision = "0001"
 down_revision = None
@@ -12,7 +12,7 @@ down_revision = None
 _SERIAL = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
-def upgrade() -> None:
+def upgrade(op: Operations) -> None:
     """Make the tables."""
     op.create_table(
         "leases",
