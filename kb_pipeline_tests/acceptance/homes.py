@@ -6,8 +6,8 @@ tests.
 
 from __future__ import annotations
 
-import itertools
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +36,6 @@ Homes = Callable[[], AbstractContextManager[Home]]
 
 def of_kind(kind: str, s3: Callable[[], S3Server], postgres: Callable[[], Postgres]) -> Homes:
     """Contexts of empty homes of one kind. The servers are asked for when they are needed."""
-    numbers = itertools.count(1)
 
     @contextmanager
     def folder() -> Iterator[Home]:
@@ -52,7 +51,7 @@ def of_kind(kind: str, s3: Callable[[], S3Server], postgres: Callable[[], Postgr
         server = s3()
         os.environ.update({ACCESS_KEY: server.access_key, SECRET_KEY: server.secret_key})
         storage = {
-            "url": f"s3://{server.shared_bucket}/{kind}-{os.getpid()}/{next(numbers)}",
+            "url": f"s3://{server.shared_bucket}/{uuid.uuid4().hex}",
             "endpoint_url": server.url,
             "region": server.region,
             "access_key": {"env": ACCESS_KEY},

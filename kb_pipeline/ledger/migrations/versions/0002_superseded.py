@@ -1,13 +1,13 @@
 """Tables that were current once, until their files are removed."""
 
 import sqlalchemy as sa
-from alembic import op
+from alembic.operations import Operations
 
 revision = "0002"
 down_revision = "0001"
 
 
-def upgrade() -> None:
+def upgrade(op: Operations) -> None:
     """Make the table."""
     op.create_table(
         "superseded",
