@@ -41,6 +41,7 @@ LISTING = pa.schema(
         _field("excluded", pa.string(), "name of the rule that leaves the item out"),
         _field("problem", pa.string(), "status of an item known to be bad at listing time"),
         _field("problem_detail", pa.string(), "one sentence on the problem", nullable=False),
+        _field("media_type", pa.string(), "what the source says the bytes are, where it does"),
     ]
 )
 

@@ -18,7 +18,8 @@ from kb_pipeline import stages
 from kb_pipeline.defs.jobs import CORPUS_JOB, chain_job_name
 from kb_pipeline.defs.partitions import partitions_def, unregistered_keys
 from kb_pipeline.ingestion.chain import Chain
-from kb_pipeline.ingestion.listing import ListingDigest
+from kb_pipeline.ingestion.listed import ListingDigest
+from kb_pipeline.ingestion.listing import digest_by_feed
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.sources.base import Item, SourceConfig
@@ -132,12 +133,19 @@ class _UnderWay:
 def _digest(
     workspace: Workspace, config: SourceConfig, cursor: _Cursor, deadline: float, under_way: dict[str, _UnderWay]
 ) -> str | None:
-    """Digest of a connection's listing; None when time ran out, with the place noted in the cursor."""
+    """Digest of a connection's listing; None when time ran out, with the place noted in the cursor.
+
+    A source with a change feed is asked for what happened since its last listing.
+    """
+    source = workspace.source(config.name)
+    told = digest_by_feed(workspace.storage, config.type, config.name, source, workspace.fingerprint(config.name))
+    if told is not None:
+        return told
     resumed = cursor.after if cursor.connection == _UNDER_WAY + config.name else None
     kept = under_way.pop(config.name, None)
     if kept is None or kept.after != resumed:
         # From the start; after a restart of this process, what the cursor covers is skipped.
-        kept = _UnderWay("", iter(workspace.source(config.name).list()))
+        kept = _UnderWay("", iter(source.list()))
     items = kept.items
     digest = ListingDigest(cursor.partial if resumed is not None else "0")
     after = resumed

@@ -69,6 +69,7 @@ class Chain:
             not_before=orchestration.started_at,
             wait=self.lease_wait,
             on_progress=report,
+            settings=self.workspace.fingerprint(connection),
         )
 
     @contextmanager

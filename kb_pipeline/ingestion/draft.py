@@ -7,7 +7,7 @@ to be done with which item (``plan``), what a row looks like (``rows``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,7 +22,8 @@ from kb_pipeline.ingestion.inside import Inside, Opened, carried
 from kb_pipeline.ingestion.plan import Action, ManifestRow, Processors, Step
 from kb_pipeline.ingestion.rows import document_hash, fingerprint, item_columns, new_row
 from kb_pipeline.parsing.outcome import Outcome
-from kb_pipeline.sources.base import Item, ItemCorrupt, ItemEncrypted, ItemUnreadable, ItemVanished, Source
+from kb_pipeline.sources.base import Item, ItemCorrupt, ItemEncrypted, ItemUnreadable, ItemVanished, Source, SourceError
+from kb_pipeline.sources.capabilities import READ_MANY_ITEMS, SMALL_ITEM_BYTES, ReadMany
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
@@ -30,12 +31,21 @@ from kb_pipeline.storage.table import Table, TableWriter
 
 # Beside those that are being read: enough for every parser process to have some waiting. Bytes bound them as well.
 _SMALL_ITEMS_AHEAD = 64
+_FAILURES: Mapping[type[Exception], Status] = {
+    ItemVanished: Status.VANISHED,
+    ItemUnreadable: Status.UNREADABLE,
+    ItemCorrupt: Status.CORRUPT,
+    ItemEncrypted: Status.ENCRYPTED,
+}
+"""What a source may raise because of an item."""
 
 
 class Parse(Protocol):
     """(file name, bytes) -> the outcome that is to come; called from worker threads. ``ParserPool.submit`` is one."""
 
-    def __call__(self, name: str, data: bytes, *, inside: bool = False) -> Future[Outcome]: ...
+    def __call__(
+        self, name: str, data: bytes, *, inside: bool = False, media_type: str | None = None
+    ) -> Future[Outcome]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,24 @@ class _Fetched:
     def outcome(self) -> Outcome:
         """The outcome, waited for if need be. Raises Unavailable when no parser process can be started."""
         return self.parsing.result() if self.parsing is not None else Outcome(self.status, detail=self.detail)
+
+
+def together(steps: Iterable[Step]) -> Iterator[list[Step]]:
+    """Steps in order, small items grouped for a source that reads several in one go."""
+    group: list[Step] = []
+    for step in steps:
+        if step.item.size is None or step.item.size > SMALL_ITEM_BYTES:
+            if group:
+                yield group
+                group = []
+            yield [step]
+            continue
+        group.append(step)
+        if len(group) == READ_MANY_ITEMS:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def set_aside(item: Item, limits: Limits) -> Outcome:
@@ -117,21 +145,22 @@ class Draft:
         report()
         ahead = 2 * self._limits.workers + _SMALL_ITEMS_AHEAD
         read = bounded_map(
-            self._fetch,
-            fetches,
+            self._fetch_together,
+            together(fetches) if isinstance(self._source, ReadMany) else ([step] for step in fetches),
             workers=self._limits.workers,
             ahead=ahead,
             budget=self._limits.inflight_bytes,
-            cost=self._expected_bytes,
+            cost=lambda steps: sum(map(self._expected_bytes, steps)),
         )
-        for fetched in read:
-            left -= 1
-            opened = self._place(fetched)
-            # The next may take a while: its predecessor's text need not wait beside it.
-            del fetched
-            report()
-            if opened is not None:
-                self._go_inside(opened, report)
+        for answers in read:
+            answers.reverse()
+            while answers:
+                left -= 1
+                # The next may take a while: its predecessor's text need not wait beside it.
+                opened = self._place(answers.pop())
+                report()
+                if opened is not None:
+                    self._go_inside(opened, report)
 
     def _go_inside(self, outermost: _Opened, report: Callable[[], None]) -> None:
         """Settle what is inside a listed item, on all levels.
@@ -218,23 +247,46 @@ class Draft:
     def _expected_bytes(self, step: Step) -> int:
         return min(step.item.size or self._limits.max_item_bytes, self._limits.max_item_bytes)
 
-    def _fetch(self, step: Step) -> _Fetched:
-        """Read an item, and have it parsed. Called from worker threads."""
-        item, most = step.item, self._limits.max_item_bytes
+    def _fetch_together(self, steps: Sequence[Step]) -> list[_Fetched]:
+        """Read some items, in one go if there are several, and have them parsed. Called from worker threads."""
+        if len(steps) == 1 or not isinstance(self._source, ReadMany):
+            return [self._fetch(step) for step in steps]
+        asked = {step.item.key: step for step in steps}
+        answers: dict[str, _Fetched] = {}
+        failed: Exception | None = None
         try:
-            with self._source.read(item) as stream:
-                data = stream.read(most + 1)
-        except ItemVanished as error:
-            return _Fetched(step, None, None, Status.VANISHED, str(error))
-        except ItemUnreadable as error:
-            return _Fetched(step, None, None, Status.UNREADABLE, str(error))
-        except ItemCorrupt as error:
-            return _Fetched(step, None, None, Status.CORRUPT, str(error))
-        except ItemEncrypted as error:
-            return _Fetched(step, None, None, Status.ENCRYPTED, str(error))
-        if len(data) > most:
-            return _Fetched(step, None, None, Status.TOO_LARGE, f"more than {most:,} bytes")
-        return self._submit(step, data)
+            for item, answer in self._source.read_many([step.item for step in steps]):
+                if item.key not in asked:
+                    raise SourceError(f"{self._partition.connection}: its source answered for {item.key!r}, unasked")
+                answers[item.key] = self._answered(asked[item.key], answer)
+        except tuple(_FAILURES) as error:
+            failed = error
+        for key, step in asked.items():
+            if key not in answers:
+                answers[key] = self._fetch(step) if failed is None else self._answered(step, failed)
+        return [answers[step.item.key] for step in steps]
+
+    def _fetch(self, step: Step) -> _Fetched:
+        """Read an item, and have it parsed."""
+        answer: bytes | Exception
+        try:
+            with self._source.read(step.item) as stream:
+                answer = stream.read(self._limits.max_item_bytes + 1)
+        except tuple(_FAILURES) as error:
+            answer = error
+        return self._answered(step, answer)
+
+    def _answered(self, step: Step, answer: bytes | Exception) -> _Fetched:
+        """Have the bytes of an item parsed; record an error that is about the item, and raise any other."""
+        most = self._limits.max_item_bytes
+        if isinstance(answer, bytes):
+            if len(answer) > most:
+                return _Fetched(step, None, None, Status.TOO_LARGE, f"more than {most:,} bytes")
+            return self._submit(step, answer)
+        for kind, status in _FAILURES.items():
+            if isinstance(answer, kind):
+                return _Fetched(step, None, None, status, str(answer))
+        raise answer
 
     def _submit(self, step: Step, data: bytes, opened: Opened | None = None) -> _Fetched:
         """Have bytes parsed, unless they are those of the last good version."""
@@ -248,7 +300,7 @@ class Draft:
             and not (step.within and row.holds)
         ):
             return _Fetched(step, sha256, None, row.status, same=True, opened=opened)
-        parsing = self._parse(step.item.name, data, inside=step.within is not None)
+        parsing = self._parse(step.item.name, data, inside=step.within is not None, media_type=step.item.media_type)
         return _Fetched(step, sha256, parsing, Status.PARSED, size=len(data), opened=opened)
 
     def _place(self, fetched: _Fetched) -> _Opened | None:

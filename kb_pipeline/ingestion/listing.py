@@ -1,27 +1,34 @@
-"""Listings: what a source says it holds, recorded completely or not at all."""
+"""Listings: what a source says it holds, recorded completely or not at all.
+
+What belongs here: making, keeping and reading them, and when a change feed will do instead. What doesn't: what changes make
+of the rows (``feed``).
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 
 import pyarrow as pa
 
 from kb_pipeline import tables
+from kb_pipeline.ingestion import feed
+from kb_pipeline.ingestion.listed import ListingDigest, items_of, rows_of
 from kb_pipeline.sources.base import Item, ListingFailed, Source
-from kb_pipeline.statuses import Status
+from kb_pipeline.sources.capabilities import Changes, CursorExpired
 from kb_pipeline.storage.lease import LeaseStore
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Storage, Table, replace
 
 _BATCH = 256
 """Items between two signs of progress."""
-_COLUMNS = [(field.name, field.type) for field in tables.LISTING]
+FEED_SECONDS = 12 * 3600.0
+"""A change feed is believed for so long after a connection was listed whole. What it failed to tell is found then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,8 @@ class ListingInfo:
 
     ``orchestration``: the run or group of runs it was made for. ``complete`` is always true of a stored listing: one
     that failed is never published. ``digest``: order-independent hash of every item's key, version and exclusion.
+    ``cursor``: where the source's change feed goes on from here; empty where it has none. ``listed_at``: when the connection
+    was last listed whole, and ``settings``: with which; from then on the feed told the rest.
     """
 
     listing_id: str
@@ -40,22 +49,9 @@ class ListingInfo:
     items: int
     digest: str
     complete: bool = True
-
-
-class ListingDigest:
-    """Order-independent digest of items, so that a change can be told from two numbers. 128-bit sums of SHA-256."""
-
-    def __init__(self, start: str = "0") -> None:
-        self._sum = int(start, 16)
-
-    def add(self, item: Item) -> None:
-        """Take one item in."""
-        text = json.dumps([item.key, item.version, item.uri, item.excluded, item.problem])
-        self._sum = (self._sum + int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")) % (1 << 128)
-
-    def value(self) -> str:
-        """The digest so far (hex)."""
-        return f"{self._sum:x}"
+    cursor: str = ""
+    listed_at: float = 0.0
+    settings: str = ""
 
 
 def take(
@@ -69,11 +65,13 @@ def take(
     not_before: float,
     wait: float,
     on_progress: Callable[[int], None],
+    settings: str = "",
 ) -> ListingInfo:
     """A listing that belongs to ``orchestration`` or was begun at or after ``not_before``; makes one when there is none.
 
-    Shards of one connection, and the inventory asset, share it this way. Raises ListingFailed (nothing is recorded
-    then) and LeaseHeld.
+    Shards of one connection, and the inventory asset, share it this way. A source with a change feed is listed whole when
+    its last such listing is older than FEED_SECONDS, was made with other ``settings`` (a digest of them: rules may leave
+    out other items) or is beyond the feed's reach. Raises ListingFailed (nothing is recorded then) and LeaseHeld.
     """
     path = storage.listing_path(type_, connection)
 
@@ -91,19 +89,25 @@ def take(
         if found is not None:
             return found
         started = time.time()
-        digest = ListingDigest()
-        count = 0
         with storage.stage(path, tables.LISTING) as writer:
-            listed = _checked(connection, source.list())
-            while some := list(islice(listed, _BATCH)):
-                writer.batch(_rows(connection, some))
-                for item in some:
-                    digest.add(item)
-                count += len(some)
-                on_progress(count)
-            info = ListingInfo(uuid.uuid4().hex, connection, orchestration, started, time.time(), count, digest.value())
+            made = _renew(storage, type_, connection, source, settings) or _list(connection, source)
+            for rows in made.rows:
+                writer.batch(rows)
+                on_progress(made.count())
+            info = ListingInfo(
+                uuid.uuid4().hex,
+                connection,
+                orchestration,
+                started,
+                time.time(),
+                made.count(),
+                made.digest.value(),
+                cursor=made.cursor,
+                listed_at=made.listed_at or started,
+                settings=settings,
+            )
             writer.annotate({tables.LISTING_INFO: json.dumps(asdict(info))})
-        on_progress(count)
+        on_progress(info.items)
         try:
             lease.publish(lambda: replace(writer.path, path))
         finally:
@@ -111,20 +115,83 @@ def take(
         return info
 
 
-def _rows(connection: str, some: Sequence[Item]) -> pa.RecordBatch:
-    """Items as rows of ``tables.LISTING``, made column by column: several times faster than row by row.
+@dataclass(slots=True)
+class _Making:
+    """Rows on their way into a listing; the rest is right when they were all taken. ``listed_at``: 0 for now.
 
-    Raises ListingFailed naming the item that holds something else than its fields promise.
+    ``changed``: they differ from those of the last one.
     """
-    try:
-        columns = [pa.array([getattr(item, name) for item in some], kind) for name, kind in _COLUMNS]
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        if len(some) > 1:
+
+    rows: Iterator[pa.RecordBatch]
+    digest: ListingDigest
+    count: Callable[[], int]
+    cursor: str
+    listed_at: float = 0.0
+    changed: bool = True
+
+
+def _list(connection: str, source: Source) -> _Making:
+    """Everything, from the source itself."""
+    # First: what happens while it is listed is told from there.
+    cursor = source.changes(None).cursor if isinstance(source, Changes) else ""
+    digest = ListingDigest()
+    count = 0
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        nonlocal count
+        listed = _checked(connection, source.list())
+        while some := list(islice(listed, _BATCH)):
+            batch = rows_of(connection, some)
             for item in some:
-                _rows(connection, [item])
-        what = f"{some[0].key!r} with a value that can't be recorded"
-        raise ListingFailed(f"connection {connection!r}: its source listed {what}: {error}") from error
-    return pa.RecordBatch.from_arrays(columns, schema=tables.LISTING)
+                digest.add(item)
+            count += len(some)
+            yield batch
+
+    return _Making(rows(), digest, lambda: count, cursor)
+
+
+def _renew(storage: Storage, type_: str, connection: str, source: Source, settings: str) -> _Making | None:
+    """The last listing, brought up to date by the source's change feed; None when that can't be had or believed."""
+    if not isinstance(source, Changes):
+        return None
+    table = Table.open(storage.listing_path(type_, connection))
+    if table is None:
+        return None
+    with ExitStack() as closing:
+        closing.enter_context(table)
+        info = _info(table)
+        fresh = time.time() - info.listed_at < FEED_SECONDS
+        complete = set(tables.LISTING.names) <= set(table.columns)  # not one of a version that recorded less
+        if not (info.cursor and info.settings == settings and fresh and complete):
+            return None
+        try:
+            changed = feed.gather(connection, source, info.cursor)
+        except CursorExpired:
+            return None
+        if changed is None:
+            return None
+        renewal = feed.Renewal(connection, changed, info.digest, info.items)
+        opened = closing.pop_all()
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        with opened:
+            yield from renewal.rows(table.batches(tables.LISTING.names, rows=16_384))
+
+    return _Making(rows(), renewal.digest, lambda: renewal.items, changed.cursor, info.listed_at, bool(changed.items))
+
+
+def digest_by_feed(storage: Storage, type_: str, connection: str, source: Source, settings: str) -> str | None:
+    """What the digest of a listing made now would be, by the source's change feed; None when it would be listed whole.
+
+    Records nothing. Raises ListingFailed.
+    """
+    made = _renew(storage, type_, connection, source, settings)
+    if made is None:
+        return None
+    if made.changed:
+        for _ in made.rows:
+            pass
+    return made.digest.value()
 
 
 def _checked(connection: str, items: Iterable[Item]) -> Iterator[Item]:
@@ -144,7 +211,11 @@ def latest(storage: Storage, type_: str, connection: str) -> ListingInfo | None:
     if table is None:
         return None
     with table:
-        return ListingInfo(**json.loads(table.annotation(tables.LISTING_INFO)))
+        return _info(table)
+
+
+def _info(table: Table) -> ListingInfo:
+    return ListingInfo(**json.loads(table.annotation(tables.LISTING_INFO)))
 
 
 def read(storage: Storage, partition: Partition) -> tuple[ListingInfo, pa.Table]:
@@ -153,7 +224,7 @@ def read(storage: Storage, partition: Partition) -> tuple[ListingInfo, pa.Table]
     Raises FileNotFoundError when there is none.
     """
     with Table(storage.listing_path(partition.type, partition.connection)) as table:
-        info = ListingInfo(**json.loads(table.annotation(tables.LISTING_INFO)))
+        info = _info(table)
         rows = table.read(tables.LISTING.names)
     if partition.shards > 1:
         rows = rows.filter(pa.array([partition.holds(key) for key in tables.values(rows["key"])], pa.bool_()))
@@ -162,9 +233,4 @@ def read(storage: Storage, partition: Partition) -> tuple[ListingInfo, pa.Table]
 
 def items(rows: pa.Table) -> list[Item]:
     """Rows of ``tables.LISTING`` as items."""
-    return [_item(row) for batch in rows.to_batches(max_chunksize=4_096) for row in batch.to_pylist()]
-
-
-def _item(row: dict[str, object]) -> Item:
-    problem = row.pop("problem")
-    return Item(problem=None if problem is None else Status(problem), **row)  # type: ignore[arg-type]
+    return [item for batch in rows.to_batches(max_chunksize=4_096) for item in items_of(batch)]

@@ -15,13 +15,14 @@ from kb_pipeline.parsing.delivery import Delivery
 
 @dataclass(slots=True)
 class Job:
-    """One item on its way. ``inside``: it lies in another one. ``killed``: how often its process was killed while it was
-    parsed, by whomever.
+    """One item on its way. ``inside``: it lies in another one. ``media_type``: what its source says it is. ``killed``: how
+    often its process was killed while it was parsed, by whomever.
     """
 
     name: str
     data: bytes
     inside: bool = False
+    media_type: str | None = None
     future: Delivery = field(default_factory=Delivery)
     killed: int = 0
 

@@ -140,7 +140,8 @@ class Lane:
         if not self._sent:
             self._deadline = time.monotonic() + self._limits.seconds
         self._sent.append((self._number, job))
-        child.send(wire.encode_request(self._number, job.name, job.data, inside=job.inside))
+        request = wire.Request(self._number, job.name, job.data, job.inside, job.media_type)
+        child.send(wire.encode_request(request))
 
     def _send_ahead(self, child: Child) -> None:
         sent = len(self._sent)

@@ -22,15 +22,15 @@ MAX_ATTACHMENTS = 10_000
 _NO_ROOM_FOR_LIBRARY = "failed to map segment from shared object"
 
 
-def parse_item(name: str, data: bytes, *, inside: bool = False) -> Outcome:
+def parse_item(name: str, data: bytes, *, inside: bool = False, media_type: str | None = None) -> Outcome:
     """Parse one item, given its file name and all its bytes. Raises nothing because of the item but MemoryError.
 
-    ``inside``: the item was found in another one (``registry.choose``).
+    ``inside``: the item was found in another one. ``media_type``: what its source says it is (``registry.choose``).
     """
     mark = byte_order_mark(data[:4])
     if not data[len(mark[0]) if mark else 0 :].strip():
         return Outcome(Status.EMPTY, Document("", "text/plain"))
-    parser = choose(name, data[:HEAD_BYTES], inside=inside)
+    parser = choose(name, data[:HEAD_BYTES], inside=inside, media_type=media_type)
     if parser is None:
         return Outcome(Status.EXCLUDED, detail=NO_PARSER)
     try:

@@ -58,14 +58,15 @@ class ParserPool:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def submit(self, name: str, data: bytes, *, inside: bool = False) -> Future[Outcome]:
+    def submit(self, name: str, data: bytes, *, inside: bool = False, media_type: str | None = None) -> Future[Outcome]:
         """Have one item parsed, given its file name and all its bytes. Raises Unavailable when the pool is closed.
 
-        ``inside``: the item was found in another one; archives are then opened, for no source does it.
+        ``inside``: the item was found in another one; archives are then opened, for no source does it. ``media_type``:
+        what its source says it is.
         The future doesn't fail because of the item: an error, a time-out and a crash are outcomes. It raises Unavailable
         when no process can be started, or when the pool is closed meanwhile.
         """
-        job = Job(name, data, inside)
+        job = Job(name, data, inside, media_type)
         try:
             if self._jobs.put(job):
                 self._start_lane()

@@ -1,7 +1,7 @@
 """Which parser reads an item.
 
-What belongs here: the table of parsers, and the choice by file name and first bytes. A version of this table is part of
-what makes a stored result stale.
+What belongs here: the table of parsers, and the choice by file name, first bytes and the media type that a source tells. A
+version of this table is part of what makes a stored result stale.
 """
 
 from __future__ import annotations
@@ -115,13 +115,46 @@ _EXTENSIONS_WITHOUT_PARSER = """
 _WITHOUT_PARSER = frozenset(_EXTENSIONS_WITHOUT_PARSER.split())
 
 
-def choose(name: str, head: bytes, *, inside: bool = False) -> Parser | None:
+_BY_MEDIA_TYPE: dict[str, Parser] = {
+    **{
+        parser.media_type: parser
+        for parser in (_MARKDOWN, _RST, _HTML, _XML, _LATEX, _NOTEBOOK, _CSV, _TSV, _JSON, _JSON_LINES, _PDF, _DOCX, _PPTX)
+    },
+    **{parser.media_type: parser for parser in (_ODT, _ODP, _SPREADSHEET, _EPUB, _OUTLOOK, _RTF, _MAIL)},
+    **dict.fromkeys(["text/x-markdown"], _MARKDOWN),
+    **dict.fromkeys(["application/xhtml+xml"], _HTML),
+    **dict.fromkeys(["text/xml"], _XML),
+    **dict.fromkeys(["application/x-tex", "application/x-latex", "text/x-latex"], _LATEX),
+    **dict.fromkeys(["application/x-ndjson", "application/ndjson"], _JSON_LINES),
+    **dict.fromkeys(["text/rtf"], _RTF),
+    **dict.fromkeys(
+        [
+            "application/vnd.ms-excel",
+            "application/vnd.ms-excel.sheet.macroenabled.12",
+            "application/vnd.ms-excel.sheet.binary.macroenabled.12",
+            "application/vnd.oasis.opendocument.spreadsheet",
+        ],
+        _SPREADSHEET,
+    ),
+    "application/vnd.ms-word.document.macroenabled.12": _DOCX,
+    "application/vnd.ms-powerpoint.presentation.macroenabled.12": _PPTX,
+}
+"""Not text/plain and application/octet-stream: servers say so of whatever they don't know. Not source code: its language is
+told by its name."""
+_OF_TEXT = frozenset({_MARKDOWN, _RST, _HTML, _XML, _LATEX, _NOTEBOOK, _CSV, _TSV, _JSON, _JSON_LINES, _MAIL})
+
+
+def choose(name: str, head: bytes, *, inside: bool = False, media_type: str | None = None) -> Parser | None:
     """Return the parser for a file, or None when this version has none (the exclusion rule ``no_parser``).
 
     ``name``: the file name with its extension. ``head``: the first HEAD_BYTES bytes, or more.
     PDF, rich text and notebooks are told by their bytes. Then the extension decides. With an unknown extension, or none,
-    or one that has no parser, the members of a ZIP file tell documents; other files are read as HTML, XML, mail or plain
-    text where their bytes look like it.
+    or one that has no parser, the members of a ZIP file tell documents. Then ``media_type`` decides, which the source
+    tells, unless it speaks of text and the bytes are none. Other files are read as HTML, XML, mail or plain text where
+    their bytes look like it.
+
+    So a name that says something wins over the media type: most servers guess that from the name, with a table older
+    than ours. An extension that is known to have no parser says something too.
 
     ``inside``: the file was found in another one. Only then there is a parser for archives.
     """
@@ -130,7 +163,7 @@ def choose(name: str, head: bytes, *, inside: bool = False) -> Parser | None:
     if head.startswith(signatures.RTF):
         return _RTF
     extension = _extension(name)
-    parser = _CODE if code.language(name) else _BY_EXTENSION.get(extension)
+    parser = _by_name(name)
     if parser in (_JSON, None) and extension not in _WITHOUT_PARSER and signatures.looks_like_notebook(head):
         return _NOTEBOOK
     if parser is not None:
@@ -141,8 +174,15 @@ def choose(name: str, head: bytes, *, inside: bool = False) -> Parser | None:
         extension in archive.EXTENSIONS or (extension not in _WITHOUT_PARSER and head.startswith(signatures.ZIP))
     ):
         return _ARCHIVE
-    if extension in _WITHOUT_PARSER or not signatures.looks_like_text(head):
+    if extension in _WITHOUT_PARSER:
         return None
+    told = stated(name, media_type)
+    if told is not None and told not in _OF_TEXT:
+        return told
+    if not signatures.looks_like_text(head):
+        return None
+    if told is not None:
+        return told
     for looks_like, found in _LOOKS:
         if looks_like(head):
             return found
@@ -150,6 +190,26 @@ def choose(name: str, head: bytes, *, inside: bool = False) -> Parser | None:
 
 
 _LOOKS = ((signatures.looks_like_html, _HTML), (signatures.looks_like_xml, _XML), (signatures.looks_like_mail, _MAIL))
+
+
+def stated(name: str, media_type: str | None) -> Parser | None:
+    """The parser that a file's name stands for or, where that says nothing, its media type; None: its bytes must tell.
+
+    Two media types that state the same make no difference to ``choose``.
+    """
+    parser = _by_name(name)
+    if parser is not None or media_type is None or _extension(name) in _WITHOUT_PARSER:
+        return parser
+    essence = media_type.partition(";")[0].strip().lower()
+    if essence in _BY_MEDIA_TYPE:
+        return _BY_MEDIA_TYPE[essence]
+    if essence.startswith("application/"):
+        return {"json": _JSON, "xml": _XML}.get(essence.rpartition("+")[2])
+    return None
+
+
+def _by_name(name: str) -> Parser | None:
+    return _CODE if code.language(name) else _BY_EXTENSION.get(_extension(name))
 
 
 def _extension(name: str) -> str:

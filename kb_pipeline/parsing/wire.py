@@ -3,13 +3,12 @@
 What belongs here: frames, and the form of requests and replies. Never pickle: the parser process runs native code over
 hostile files, and what it says is checked like any other input.
 
-A request is ``REQUEST`` (number, bytes of the file name, bytes of the item, whether it lies inside another one) and those
-bytes. A reply is ``REPLY`` (the
-number of the request, bytes of the header, bytes of the body), a JSON object, and the body. Number 0 is what the process
-says once when it is ready. Of a document the body holds the text in UTF-8 and the blocks by column, because one text and
-a few columns take a tenth of the time that JSON takes: a byte for each block's kind, then 32-bit numbers in the
-machine's order: start and end of each, its heading path as a position in the header's list, its page (0: none). The bytes
-of attachments come last.
+A request is ``REQUEST`` (number, bytes of the file name, of the media type and of the item, whether it lies inside another
+one) and those bytes; a media type of no bytes is none. A reply is ``REPLY`` (the number of the request, bytes of the header,
+bytes of the body), a JSON object, and the body. Number 0 is what the process says once when it is ready. Of a document the
+body holds the text in UTF-8 and the blocks by column, because one text and a few columns take a tenth of the time that JSON
+takes: a byte for each block's kind, then 32-bit numbers in the machine's order: start and end of each, its heading path as a
+position in the header's list, its page (0: none). The bytes of attachments come last.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from kb_pipeline.parsing.document import Attachment, Block, BlockKind, Document
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.statuses import Status
 
-REQUEST = struct.Struct(">IIQ?")
+REQUEST = struct.Struct(">IIIQ?")
 REPLY = struct.Struct(">IIQ")
 READY = 0
 # The exit status of a parser process that ran out of memory.
@@ -53,22 +52,42 @@ class TooLong(Exception):
     """A reply is longer than allowed; the message is its length in bytes."""
 
 
-def encode_request(number: int, name: str, data: bytes, *, inside: bool = False) -> list[bytes]:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One item to be parsed. ``inside``: it lies in another one. ``media_type``: what its source says it is."""
+
+    number: int
+    name: str
+    data: bytes
+    inside: bool = False
+    media_type: str | None = None
+
+
+def encode_request(request: Request) -> list[bytes]:
     """Return a request, in pieces that are to be written one after the other (the bytes are not copied)."""
-    encoded = name.encode("utf-8", "surrogatepass")
-    return [REQUEST.pack(number, len(encoded), len(data), inside) + encoded, data]
+    name, media_type = _encode(request.name), _encode(request.media_type or "")
+    head = REQUEST.pack(request.number, len(name), len(media_type), len(request.data), request.inside)
+    return [head + name + media_type, request.data]
 
 
-def read_request(stream: BinaryIO) -> tuple[int, str, bytes, bool] | None:
-    """Read one request: (number, file name, bytes, inside another item). None when the stream ends."""
+def read_request(stream: BinaryIO) -> Request | None:
+    """Read one request. None when the stream ends."""
     head = stream.read(REQUEST.size)
     if len(head) < REQUEST.size:
         return None
-    number, name_length, length, inside = REQUEST.unpack(head)
-    name, data = stream.read(name_length), stream.read(length)
+    number, name_length, type_length, length, inside = REQUEST.unpack(head)
+    name, media_type, data = stream.read(name_length), stream.read(type_length), stream.read(length)
     if len(data) < length:
         return None
-    return number, name.decode("utf-8", "surrogatepass"), data, inside
+    return Request(number, _decode(name), data, inside, _decode(media_type) or None)
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _decode(text: bytes) -> str:
+    return text.decode("utf-8", "surrogatepass")
 
 
 def encode_ready(facts: dict[str, str]) -> list[bytes | bytearray]:

@@ -26,7 +26,7 @@ _COLLECT_AFTER = 20_000
 class Parse(Protocol):
     """What a parser process does with an item: ``parse.parse_item``, and what tests put in its place."""
 
-    def __call__(self, name: str, data: bytes, *, inside: bool) -> Outcome: ...
+    def __call__(self, name: str, data: bytes, *, inside: bool, media_type: str | None) -> Outcome: ...
 
 
 def serve(parse: Parse) -> None:
@@ -48,8 +48,8 @@ def serve(parse: Parse) -> None:
     try:
         while (request := wire.read_request(requests)) is not None:
             allow_cpu(options["cpu_seconds"])
-            number, name, data, inside = request
-            _send(replies, _answer(number, parse(name, data, inside=inside)))
+            outcome = parse(request.name, request.data, inside=request.inside, media_type=request.media_type)
+            _send(replies, _answer(request.number, outcome))
     except MemoryError:
         # Nothing is certain after this: end, and let the next item have a fresh process.
         os._exit(wire.OUT_OF_MEMORY)

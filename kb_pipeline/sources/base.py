@@ -1,6 +1,7 @@
 """The source protocol: what a connection must be able to do. Three verbs: list, read and probe.
 
-What belongs here: the contract between sources and the rest. What doesn't: anything about a particular source.
+What belongs here: the contract between sources and the rest. What doesn't: anything about a particular source, and what
+only some sources are able to do (``capabilities``).
 
 A source type is a class registered under the entry-point group ``kb_pipeline.sources``; the entry point's name is the
 ``type`` in kb.yaml. The class names its pydantic settings model in ``Config`` (a subclass of ``SourceConfig``) and is
@@ -84,6 +85,8 @@ class Item:
     ``parent``   key of the item that holds this one (the archive of a member), if any.
     ``excluded`` name of the rule that leaves it out ("include", "exclude", "hidden", "link"), or None.
     ``problem``  an item the source already knows to be bad at listing time, with ``problem_detail``: never read.
+    ``media_type`` what the source says the bytes are: the type a document was exported as, a stored Content-Type. A name
+                 whose extension is known wins over it (``parsing.registry.choose``).
     """
 
     key: str
@@ -96,6 +99,7 @@ class Item:
     excluded: str | None = None
     problem: Status | None = None
     problem_detail: str = ""
+    media_type: str | None = None
 
 
 class SourceConfig(BaseModel):

@@ -7,8 +7,10 @@ HTTP libraries quote the request in their errors, token and all, and errors go i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, BinaryIO, ClassVar
 
 from pydantic import BaseModel
@@ -28,9 +30,18 @@ from kb_pipeline.sources.base import (
     SourceContext,
     SourceError,
 )
+from kb_pipeline.sources.capabilities import (
+    Access,
+    ChangePage,
+    Changes,
+    CursorExpired,
+    ReadMany,
+    capabilities,
+)
 
 _OURS: tuple[type[ConnectorError], ...] = (
     ListingFailed,
+    CursorExpired,
     SourceError,
     ItemVanished,
     ItemUnreadable,
@@ -41,11 +52,13 @@ _OURS: tuple[type[ConnectorError], ...] = (
 
 def guarded(source: Source, config: SourceConfig, context: SourceContext) -> Source:
     """The source itself, or one that keeps its secrets when its settings hold any."""
-    return Guarded(config, context, source) if _holds_secret(config) else source
+    if not _holds_secret(config):
+        return source
+    return _guard_with(capabilities(source))(config, context, source)
 
 
 class Guarded:
-    """Does what the source does, and takes secrets out of its errors."""
+    """Does what the source does, and takes secrets out of its errors. ``guarded`` adds what else the source can do."""
 
     Config: ClassVar[type[SourceConfig]] = SourceConfig
 
@@ -69,18 +82,64 @@ class Guarded:
             return redact(self._source.probe())
 
 
+class _GuardedChanges:
+    _source: Any
+
+    def changes(self, cursor: str | None) -> ChangePage:
+        """As the source does."""
+        with _silenced():
+            page: ChangePage = self._source.changes(cursor)
+            return page
+
+
+class _GuardedReadMany:
+    _source: Any
+
+    def read_many(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | Exception]]:
+        """As the source does."""
+        with _silenced():
+            for item, answer in self._source.read_many(items):
+                yield item, _told(answer) if isinstance(answer, Exception) else answer
+
+
+class _GuardedAccess:
+    _source: Any
+
+    def access(self, item: Item) -> AbstractSet[str]:
+        """As the source does."""
+        with _silenced():
+            principals: AbstractSet[str] = self._source.access(item)
+            return principals
+
+
+_GUARDS: Mapping[type, type] = {Changes: _GuardedChanges, ReadMany: _GuardedReadMany, Access: _GuardedAccess}
+
+
+@cache
+def _guard_with(found: tuple[type, ...]) -> type[Guarded]:
+    """A guard that has these capabilities and no others: what has a method must have it to some purpose."""
+    return type("Guarded", (*(_GUARDS[each] for each in found), Guarded), {"__doc__": Guarded.__doc__}) if found else Guarded
+
+
 @contextmanager
 def _silenced() -> Iterator[None]:
     told: Exception | None = None
     try:
         yield
     except Exception as error:
-        if not any(redact(str(each)) != str(each) for each in chain(error)):
+        told = _told(error)
+        if told is error:
             raise
-        told = _without_secrets(error)
     # Raised out here so that the original isn't attached as its context.
     if told is not None:
         raise told
+
+
+def _told(error: Exception) -> Exception:
+    """The error itself when there is no secret in it, or one in clean words."""
+    if not any(redact(str(each)) != str(each) for each in chain(error)):
+        return error
+    return _without_secrets(error)
 
 
 def _without_secrets(error: Exception) -> Exception:

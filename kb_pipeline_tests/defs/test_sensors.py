@@ -14,6 +14,8 @@ import dagster as dg
 import pytest
 
 from kb_pipeline.defs import sensors
+from kb_pipeline.sources.base import Item
+from kb_pipeline.sources.capabilities import Change, ChangePage
 from kb_pipeline.sources.local_directory import LocalDirectory
 from kb_pipeline_tests.defs.conftest import Project
 
@@ -118,6 +120,35 @@ def test_only_a_changed_connection_is_asked_for_and_only_once(two: Project) -> N
     assert daemon.tick() == []
     (two.root / "c0/note.md").unlink()
     assert daemon.tick() == ["c0"], "a deletion is a change"
+
+
+def test_a_connection_with_a_change_feed_is_asked_instead_of_listed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    listed = LocalDirectory.list
+
+    def changes(self: LocalDirectory, cursor: str | None) -> ChangePage:
+        items = {item.key: item for item in listed(self)}
+        page = [Change(key, items.get(key)) for key in told[int(cursor or len(told)) :]]
+        return ChangePage(page, str(len(told)))
+
+    def refuse(self: LocalDirectory) -> Iterator[Item]:
+        raise AssertionError("listed whole")
+
+    monkeypatch.setattr(LocalDirectory, "changes", changes, raising=False)
+    settle(project, *project.folders(2))
+    monkeypatch.setattr(LocalDirectory, "list", refuse)
+    daemon = Daemon(project)
+    assert daemon.tick() == []
+    assert daemon.said == "nothing changed"
+    project.write("c1/new.md", "# New\n")
+    told.append("new.md")
+    assert daemon.tick() == ["c1"]
+    assert daemon.tick() == [], "the same change was asked for twice"
+    settle(project, "c1")
+    assert daemon.tick() == []
+    assert daemon.said == "nothing changed"
 
 
 def test_a_change_whose_run_failed_is_asked_for_again_later(two: Project, clock: list[float]) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -327,7 +328,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 def test_the_page_quotes_the_files() -> None:
     code = CODE.read_text(encoding="utf-8")
-    secret, whole, *parts = blocks(PAGE, "python")
+    secret, together, whole, *parts = blocks(PAGE, "python")
     assert whole == code
     assert len(parts) == 5
     assert all(part in code for part in parts)
@@ -337,6 +338,14 @@ def test_the_page_quotes_the_files() -> None:
     exec(compile(secret, "connectors.md", "exec", dont_inherit=True), names)
     config = names["WikiConfig"](name="wiki", type="wiki", token={"env": "WIKI_TOKEN"})
     assert config.token.env == "WIKI_TOKEN"
+
+    exec(compile(together, "connectors.md", "exec", dont_inherit=True), names)
+    items = [Item("a", "1", "a.md", "x:a"), Item("b", "1", "b.md", "x:b")]
+    answers = [SimpleNamespace(status=200, body=b"words"), SimpleNamespace(status=404, body=b"")]
+    source = SimpleNamespace(_batch_request=lambda asked: zip(asked, answers, strict=True))
+    (one, data), (other, error) = names["read_many"](source, items)
+    assert (one, data, other) == (items[0], b"words", items[1])
+    assert isinstance(error, ItemVanished)
 
 
 @pytest.mark.parametrize("page", [PAGE, (EXAMPLE / "README.md").read_text(encoding="utf-8")], ids=["page", "readme"])

@@ -66,9 +66,9 @@ class Made:
         self.read_keys.clear()
         with self.leases.acquire(f"documents/{partition.key}", "a test") as lease:
 
-            def parse(name: str, data: bytes, *, inside: bool = False) -> Future[Outcome]:
+            def parse(name: str, data: bytes, *, inside: bool = False, media_type: str | None = None) -> Future[Outcome]:
                 done: Future[Outcome] = Future()
-                done.set_result(parse_item(name, data, inside=inside))
+                done.set_result(parse_item(name, data, inside=inside, media_type=media_type))
                 return done
 
             items = [item for item in self.list() if partition.holds(item.key)]

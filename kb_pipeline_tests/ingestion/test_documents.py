@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,16 @@ import pytest
 
 from kb_pipeline.ingestion import chunks
 from kb_pipeline.parsing.outcome import Outcome
-from kb_pipeline.sources.base import ItemCorrupt, ItemEncrypted, ItemUnreadable, ItemVanished
+from kb_pipeline.sources.base import (
+    Item,
+    ItemCorrupt,
+    ItemEncrypted,
+    ItemUnreadable,
+    ItemVanished,
+    ListingFailed,
+    SourceError,
+)
+from kb_pipeline.sources.capabilities import READ_MANY_ITEMS
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.lease import LeaseStore
 from kb_pipeline.storage.partitions import Partition, layout
@@ -240,6 +250,84 @@ def test_equal_documents_make_equal_fingerprints_whatever_the_way_there(made: Ma
     grown = made.run()
     other = Made(Storage(tmp_path / "other"), LeaseStore(tmp_path / "other.sqlite"), made.bytes, made.items)
     assert other.run().fingerprint == grown.fingerprint
+
+
+# ---------------------------------------------------------------------------------------------------- several at once
+
+
+@dataclass
+class MadeMany(Made):
+    """A connection that delivers several items in one go.
+
+    ``silent``: keys it says nothing of. ``asked``: how many each time. ``error``: raised after the first answer.
+    """
+
+    silent: frozenset[str] = frozenset()
+    asked: list[int] = field(default_factory=list)
+    error: Exception | None = None
+
+    def read_many(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | Exception]]:
+        self.asked.append(len(items))
+        for item in reversed(items):
+            if item.key not in self.silent:
+                yield item, self.bytes[item.key]
+                if self.error is not None:
+                    raise self.error
+
+
+@pytest.fixture
+def many(made: Made) -> MadeMany:
+    found = MadeMany(made.storage, made.leases)
+    for number in range(100):
+        found.put(f"{number:03d}.txt", f"text {number}".encode(), "1")
+    return found
+
+
+def test_small_items_are_read_together_and_come_to_the_same(many: MadeMany, tmp_path: Path) -> None:
+    for number, error in enumerate([*TRANSIENT, ItemCorrupt("bad"), ItemEncrypted("locked")]):
+        many.put(f"{10 * number:03d}.txt", error, "1", size=7)
+    many.put("050.txt", b"x" * 1_001, "1", size=7)
+    many.put("060.txt", b"no size", "1", size=None)
+    many.put("070.txt", b"large", "1", size=900_000)
+    many.limits = replace(LIMITS, max_item_bytes=1_000_000, inflight_bytes=10_000_000)
+    staged = many.run()
+    assert many.asked
+    assert many.read_keys == ["060.txt", "070.txt"]
+    assert staged.counts["listed"] == staged.counts["indexed"] + staged.counts["quarantined"] == 100
+    alone = Made(
+        Storage(tmp_path / "alone"), LeaseStore(tmp_path / "alone.sqlite"), many.bytes, many.items, limits=many.limits
+    )
+    assert alone.run().fingerprint == staged.fingerprint
+    assert max(many.asked) <= READ_MANY_ITEMS
+
+
+def test_what_it_says_nothing_of_is_read_alone(many: MadeMany) -> None:
+    many.silent = frozenset({"003.txt", "099.txt"})
+    assert many.run().counts["indexed"] == 100
+    assert many.read_keys == ["003.txt", "099.txt"]
+
+
+def test_an_error_of_all_at_once_is_that_of_those_it_said_nothing_of(many: MadeMany) -> None:
+    many.error = ItemUnreadable("hung up")
+    counts = many.run().counts
+    assert counts["indexed"] == len(many.asked), "one of each"
+    assert counts["quarantined"] == 100 - len(many.asked)
+    assert many.row("000.txt")["detail"] == "hung up"
+    assert many.read_keys == []
+
+
+@pytest.mark.parametrize("error", [ListingFailed("no more"), RuntimeError("a fault of its own")])
+def test_an_error_that_is_about_no_item_fails_the_connection(many: MadeMany, error: Exception) -> None:
+    many.error = error
+    with pytest.raises(type(error), match=str(error)):
+        many.run()
+
+
+def test_an_answer_that_nobody_asked_for_is_refused(many: MadeMany, monkeypatch: pytest.MonkeyPatch) -> None:
+    stray = replace(many.items["000.txt"], key="stray")
+    monkeypatch.setattr(MadeMany, "read_many", lambda self, items: iter([(stray, b"x")]))
+    with pytest.raises(SourceError, match="'stray', unasked"):
+        many.run()
 
 
 # ---------------------------------------------------------------------------------------------------- change of shards

@@ -73,9 +73,9 @@ def parsed_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the items that are parsed from now on."""
     names: list[str] = []
 
-    def parse(name: str, data: bytes, *, inside: bool = False) -> Outcome:
+    def parse(name: str, data: bytes, *, inside: bool = False, media_type: str | None = None) -> Outcome:
         names.append(name)
-        return parse_item(name, data, inside=inside)
+        return parse_item(name, data, inside=inside, media_type=media_type)
 
     monkeypatch.setattr("kb_pipeline_tests.ingestion.made.parse_item", parse)
     return names

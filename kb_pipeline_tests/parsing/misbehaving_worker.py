@@ -189,7 +189,7 @@ def _is_pipe(descriptor: int) -> bool:
         return False
 
 
-def parse(name: str, data: bytes, *, inside: bool = False) -> Outcome:
+def parse(name: str, data: bytes, *, inside: bool = False, media_type: str | None = None) -> Outcome:
     """Do what the name says."""
     global served
     served += 1

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kb_pipeline.parsing import code
-from kb_pipeline.parsing.registry import HEAD_BYTES, choose
+from kb_pipeline.parsing.registry import HEAD_BYTES, choose, stated
 from kb_pipeline_tests.parsing import packages
 
 
@@ -89,6 +91,56 @@ def test_choice(name: str, head: bytes, parser_id: str | None) -> None:
 def test_zipped_documents_are_told_by_their_members(name: str, sample: Callable[[], bytes], parser_id: str | None) -> None:
     parser = choose(name, sample()[:HEAD_BYTES])
     assert (parser and parser.id) == parser_id
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type", "head", "parser_id"),
+    [
+        ("Minutes of May", "text/html; charset=utf-8", b"<p>x", "html/2"),
+        ("Minutes of May", "TEXT/MARKDOWN", b"# x", "markdown/2"),
+        ("Report v1.2", "application/vnd.openxmlformats-officedocument.wordprocessingml.document", b"PK", "docx/1"),
+        ("Figures", "application/vnd.oasis.opendocument.spreadsheet", b"PK", "spreadsheet/1"),
+        ("data", "application/ld+json", b"{}", "json/1"),
+        ("feed", "application/atom+xml", b"<a/>", "xml/1"),
+        ("feed", "application/xhtml+xml", b"<a/>", "html/2"),
+        ("a.unknown", "text/csv", b"a,b", "csv/1"),
+        # A name that says something wins.
+        ("a.md", "text/plain", b"<html>", "markdown/2"),
+        ("a.rst", "application/octet-stream", b"x", "rst/1"),
+        ("a.csv", "text/html", b"a,b", "csv/1"),
+        ("Makefile", "text/html", b"x", "code/3"),
+        ("a.png", "text/html", b"<html>", None),
+        # So do bytes that can't be mistaken.
+        ("report", "text/html", b"%PDF-1.7", "pdf/2"),
+        ("book", "text/html", packages.sample_epub(), "epub/1"),
+        # What is told of text is not believed of other bytes.
+        ("data", "text/csv", b"\x1f\x8b\x08 packed", None),
+        ("picture", "image/svg+xml", b"\x89PNG\r\n\x1a\n", None),
+        # A media type that says nothing leaves it to the bytes.
+        ("page", "text/plain", b"<!doctype html><p>x", "html/2"),
+        ("page", "application/octet-stream", b"words", "text/1"),
+        ("page", "", b"words", "text/1"),
+        ("page", "no media type", b"words", "text/1"),
+        ("film", "video/mp4", b"\0\0\0 ftyp", None),
+        ("program", "text/x-python", b"x = 1", "text/1"),
+    ],
+)
+def test_a_media_type_decides_where_the_name_says_nothing(
+    name: str, media_type: str, head: bytes, parser_id: str | None
+) -> None:
+    parser = choose(name, head[:HEAD_BYTES], media_type=media_type)
+    assert (parser and parser.id) == parser_id
+
+
+@given(
+    st.sampled_from(["a", "a.md", "a.png", "a.b", "Makefile"]),
+    st.sampled_from([None, "text/html", "text/html;x", "application/a+json", "text/plain", "text/csv", "application/zip"]),
+    st.sampled_from([None, "text/html", "application/b+json", "application/json", "image/png"]),
+    st.sampled_from([b"x", b"<html>", b"\0", b"%PDF-", b'{"cells": [{"cell_type":', b"PK\x03\x04"]),
+)
+def test_media_types_that_state_the_same_choose_the_same(name: str, one: str | None, other: str | None, head: bytes) -> None:
+    if stated(name, one) is stated(name, other):
+        assert choose(name, head, media_type=one) is choose(name, head, media_type=other)
 
 
 def test_twenty_languages_and_more() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +39,24 @@ def outcomes(draw: st.DrawFn) -> Outcome:
 
 def frame(number: int, outcome: Outcome) -> bytes:
     return b"".join(wire.encode_outcome(number, outcome))
+
+
+@given(
+    st.lists(
+        st.builds(
+            wire.Request,
+            st.integers(1, 2**32 - 1),
+            st.text(max_size=9),
+            st.binary(max_size=9),
+            st.booleans(),
+            st.none() | st.text(min_size=1, max_size=9),
+        ),
+        max_size=4,
+    )
+)
+def test_requests_arrive_as_they_were(sent: list[wire.Request]) -> None:
+    stream = io.BytesIO(b"".join(piece for request in sent for piece in wire.encode_request(request)))
+    assert list(iter(lambda: wire.read_request(stream), None)) == sent
 
 
 @given(st.lists(outcomes(), max_size=4), st.integers(1, 50))

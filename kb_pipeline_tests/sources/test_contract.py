@@ -11,10 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kb_pipeline.sources.base import Item, ItemVanished, ListingFailed, Source, SourceContext
+from kb_pipeline.settings.secrets import SecretEnv
+from kb_pipeline.sources.base import Item, ItemVanished, ListingFailed, Source, SourceConfig, SourceContext
+from kb_pipeline.sources.capabilities import CAPABILITIES, Access, Changes, CursorExpired, ReadMany, capabilities
+from kb_pipeline.sources.guard import guarded
 from kb_pipeline.sources.local_directory import LocalDirectory, LocalDirectoryConfig
 from kb_pipeline.sources.registry import build
 from kb_pipeline.sources.upload import Upload, UploadConfig
+from kb_pipeline_tests.sources.capable import Capable
 
 CONTENT = {"b.txt": b"bee", "a-b.txt": b"dash", "a.txt": b"", "ü 100%#?.txt": b"u" * 3_000_000, "\U0001f600\n.md": b"s"}
 
@@ -74,9 +78,48 @@ def _upload(base: Path, context: SourceContext) -> World:
     return World(source, fill, False)
 
 
-@pytest.fixture(params=[_local_directory, _local_zip, _upload])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+def _capable(base: Path, context: SourceContext) -> World:
+    source = Capable()
+    return World(source, source.fill, False)
+
+
+class _SecretConfig(SourceConfig):
+    token: SecretEnv
+
+
+def _guarded(base: Path, context: SourceContext) -> World:
+    source = Capable()
+    config = _SecretConfig(name="c", type="capable", token=SecretEnv(env="TOKEN"))
+    return World(guarded(source, config, context), source.fill, False)
+
+
+WORLDS: dict[Callable[[Path, SourceContext], World], tuple[type, ...]] = {
+    _local_directory: (),
+    _local_zip: (),
+    _upload: (),
+    _capable: CAPABILITIES,
+    _guarded: CAPABILITIES,
+}
+"""Every source type, with what it can do beside listing, reading and probing."""
+
+
+def _world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     return request.param(tmp_path, SourceContext(base=tmp_path, storage=tmp_path / ".kb"))
+
+
+@pytest.fixture(params=WORLDS)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    return _world(request, tmp_path)
+
+
+def with_capability(capability: type) -> pytest.MarkDecorator:
+    """The test runs over every source that has it."""
+    return pytest.mark.parametrize("capable", [make for make, has in WORLDS.items() if capability in has], indirect=True)
+
+
+@pytest.fixture
+def capable(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    return _world(request, tmp_path)
 
 
 def _read(source: Source, item: Item) -> bytes:
@@ -158,6 +201,101 @@ def test_probe_changes_nothing(world: World, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert "\n" not in world.source.probe()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+# ---------------------------------------------------------------------------------------------------- capabilities
+
+
+@pytest.mark.parametrize(("make", "has"), WORLDS.items())
+def test_what_a_source_can_do_is_told_rightly(
+    make: Callable[[Path, SourceContext], World], has: tuple[type, ...], tmp_path: Path
+) -> None:
+    assert capabilities(make(tmp_path, SourceContext(tmp_path, tmp_path)).source) == has
+
+
+def _since(source: Changes, cursor: str) -> tuple[dict[str, Item | None], str]:
+    """What became of each key since a cursor, and the next cursor."""
+    found: dict[str, Item | None] = {}
+    while True:
+        page = source.changes(cursor)
+        found |= {change.key: change.item for change in page.changes}
+        assert not page.more or page.cursor != cursor
+        cursor = page.cursor
+        if not page.more:
+            return found, cursor
+
+
+@with_capability(Changes)
+def test_a_feed_tells_what_the_next_listing_holds(capable: World) -> None:
+    source = capable.source
+    assert isinstance(source, Changes)
+    before = source.changes(None).cursor
+    assert _since(source, before)[0] == {}
+    contents = [
+        {"a": b"one", "b": b"two", "c": b"three", "d": b"four", "ü": b"five"},
+        {"a": b"one", "b": b"six", "d": b"four", "e": b"seven"},
+        {},
+        {"a": b"one"},
+    ]
+    listed: dict[str, Item] = {}
+    cursor = before
+    for content in contents:
+        capable.fill(content)
+        changed, cursor = _since(source, cursor)
+        for key, item in changed.items():
+            listed.pop(key, None)
+            if item is not None:
+                assert item.key == key
+                listed[key] = item
+        assert [listed[key] for key in sorted(listed)] == list(source.list())
+    # Told again from an earlier cursor, it comes to the same.
+    assert {key for key, item in _since(source, before)[0].items() if item is not None} == {"a"}
+
+
+@with_capability(Changes)
+def test_a_feed_that_does_not_reach_back_says_so(capable: World) -> None:
+    source = capable.source
+    assert isinstance(source, Changes)
+    cursor = source.changes(None).cursor
+    (source if isinstance(source, Capable) else source._source).forget()  # type: ignore[attr-defined]
+    with pytest.raises(CursorExpired):
+        source.changes(cursor)
+    assert _since(source, source.changes(None).cursor)[0] == {}
+
+
+@with_capability(ReadMany)
+def test_many_read_at_once_are_as_each_read_alone(capable: World) -> None:
+    source = capable.source
+    assert isinstance(source, ReadMany)
+    capable.fill(CONTENT)
+    items = list(source.list())
+    gone = items[0]
+    capable.fill({name: data for name, data in CONTENT.items() if name != gone.name})
+    answers = {item.key: answer for item, answer in source.read_many(items)}
+    for item in items:
+        answer = answers.pop(item.key)
+        if isinstance(answer, Exception):
+            with pytest.raises(type(answer), match=str(answer)), source.read(item):
+                pass
+        else:
+            assert answer == _read(source, item)
+    assert not answers
+    assert list(source.read_many([])) == []
+
+
+@with_capability(Access)
+def test_who_may_read_is_said_in_principals(capable: World) -> None:
+    source = capable.source
+    assert isinstance(source, Access)
+    capable.fill({"a": b"one", "b": b"two"})
+    items = list(source.list())
+    for item in items:
+        for principal in source.access(item):
+            kind, colon, name = principal.partition(":")
+            assert (kind, colon, name) == ("anyone", "", "") or (kind in {"user", "group", "domain"} and name)
+    capable.fill({})
+    with pytest.raises(ItemVanished):
+        source.access(items[0])
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

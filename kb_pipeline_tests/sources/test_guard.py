@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path
@@ -15,7 +16,16 @@ import pytest
 
 from kb_pipeline.flow.errors import ErrorClass, classify, diagnose
 from kb_pipeline.settings.secrets import SecretEnv, redact
-from kb_pipeline.sources.base import Item, ItemUnreadable, ListingFailed, SourceConfig, SourceContext, SourceError
+from kb_pipeline.sources.base import Item, ItemUnreadable, ListingFailed, Source, SourceConfig, SourceContext, SourceError
+from kb_pipeline.sources.capabilities import (
+    CAPABILITIES,
+    Access,
+    ChangePage,
+    Changes,
+    CursorExpired,
+    ReadMany,
+    capabilities,
+)
 from kb_pipeline.sources.guard import guarded
 
 _SECRET = "pa ss/word-81c4"
@@ -96,6 +106,48 @@ def test_errors_while_reading_and_the_probe_are_guarded_too(source: Any) -> None
     with pytest.raises(ItemUnreadable, match=r"a\.md: \*\*\*"), source.read(_ITEM) as opened:
         assert opened.read() == b"fine"
     assert source.probe() == "logged in with ***"
+
+
+@pytest.mark.parametrize("capability", [(), *itertools.combinations(CAPABILITIES, 1), CAPABILITIES])
+def test_what_else_a_source_can_do_is_passed_on_and_nothing_is_made_up(capability: tuple[type, ...]) -> None:
+    methods = {Changes: "changes", ReadMany: "read_many", Access: "access"}
+    able: Any = type("Able", (_Talkative,), {methods[each]: lambda self, _: None for each in capability})
+    config = _Config(name="talkative", type="talkative", token=SecretEnv(env="TALKATIVE"))
+    guard = guarded(able(config, _CONTEXT), config, _CONTEXT)
+    assert isinstance(guard, Source)
+    assert capabilities(guard) == capability
+
+
+class _Indiscreet(_Talkative):
+    """Quotes it where it does more than it must, too."""
+
+    def changes(self, cursor: str | None) -> ChangePage:
+        raise CursorExpired(f"no such cursor with {self.token.resolve()}")
+
+    def read_many(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | Exception]]:
+        yield items[0], b"fine"
+        yield items[1], ItemUnreadable(f"refused: {self.token.resolve()}")
+        raise ItemUnreadable(f"hung up on {self.token.resolve()}")
+
+    def access(self, item: Item) -> frozenset[str]:
+        raise ItemUnreadable(f"not for {self.token.resolve()}")
+
+
+def test_errors_of_capabilities_are_guarded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TALKATIVE", _SECRET)
+    config = _Config(name="talkative", type="talkative", token=SecretEnv(env="TALKATIVE"))
+    source: Any = guarded(_Indiscreet(config, _CONTEXT), config, _CONTEXT)
+    with pytest.raises(CursorExpired, match=r"with \*\*\*"):
+        source.changes("7")
+    with pytest.raises(ItemUnreadable, match=r"not for \*\*\*"):
+        source.access(_ITEM)
+    answers = source.read_many([_ITEM, _ITEM])
+    assert next(answers) == (_ITEM, b"fine")
+    told = next(answers)[1]
+    assert isinstance(told, ItemUnreadable)
+    assert str(told) == "refused: ***"
+    with pytest.raises(ItemUnreadable, match=r"hung up on \*\*\*"):
+        next(answers)
 
 
 def test_the_consumers_own_errors_pass_as_they_are(source: Any) -> None:
