@@ -193,8 +193,11 @@ class Caller:
             self._look(job)
         return job.result()
 
-    def iterate(self, function: Callable[[], Iterator[T]]) -> Iterator[T]:
-        """What ``function()`` yields; it runs ahead a little. Each item is a sign of life. Raises Silent, TooManyLeft."""
+    def batches(self, function: Callable[[], Iterator[T]]) -> Iterator[list[T]]:
+        """What ``function()`` yields, as it comes, in lists; the first holds one item.
+
+        It runs ahead a little. Each item is a sign of life. Raises Silent, TooManyLeft.
+        """
         self._check()
         batches: SimpleQueue[list[T] | None] = SimpleQueue()  # None: there are no more
         room = threading.Semaphore(_BATCHES_AHEAD)
@@ -237,7 +240,8 @@ class Caller:
                     continue
                 over = batch is None
                 room.release()
-                yield from batch or ()
+                if batch:
+                    yield batch
             while not job.wait(_LOOK_SECONDS):
                 self._look(job)
             job.result()

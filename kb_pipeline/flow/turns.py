@@ -14,9 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from kb_pipeline.flow.kinds import ErrorClass
+
 
 class Stopped(Exception):
     """Somebody asked the whole work to stop while this waited."""
+
+    kind = ErrorClass.SOURCE
 
 
 class Turns:
@@ -74,7 +78,7 @@ class Turns:
         with self._changed:
             if name in self._lent:
                 self._take(name, self._lent[name])
-                del self._lent[name]
+                self._lent.pop(name, None)  # of two threads of one connection, the other may have been first
                 self._changed.notify_all()
 
     def wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
@@ -95,11 +99,14 @@ class Turns:
 
     def _take(self, name: str, purpose: str) -> None:
         limit = self._limits.get(purpose)
-        while limit is not None and list(self._working.values()).count(purpose) >= limit:
+        while limit is not None and name not in self._working and self._at_work(purpose) >= limit:
             self._check()
             self._changed.wait()
         self._check()
         self._working[name] = purpose
+
+    def _at_work(self, purpose: str) -> int:
+        return sum(each == purpose for each in self._working.values())
 
     def _check(self) -> None:
         if self._stopped:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInf
 from kb_pipeline.chunking.settings import MIN_TOKENS, ChunkerName
 from kb_pipeline.settings.cron import check_cron
 from kb_pipeline.settings.profiles import PROFILES, Profile, ProfileName
+from kb_pipeline.settings.strategies import ErrorHandling
 from kb_pipeline.sources.base import SourceConfig, SourceContext
 from kb_pipeline.sources.upload import UploadConfig
 
@@ -173,6 +174,7 @@ class Keys(_Section):
     )
     sensors: Sensors = Field(default_factory=Sensors, description="How change is noticed.")
     schedule: Schedule = Field(default_factory=Schedule, description="When everything runs.")
+    errors: ErrorHandling = Field(default_factory=ErrorHandling, description="What is done about trouble with a source.")
     history: History = Field(default_factory=History, description="How much of the run history stays.")
     limit_overrides: Limits = Field(default_factory=Limits, alias="limits", description="Overrides of the profile.")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TypeVar
 
 import pytest
 
@@ -13,6 +15,7 @@ from kb_pipeline.flow import calls
 from kb_pipeline.flow.calls import Beat, Caller, Silent, TooManyLeft
 
 _names = itertools.count()
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -27,6 +30,13 @@ def gate() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
+
+
+def each(caller: Caller, function: Callable[[], Iterator[T]]) -> Iterator[T]:
+    """The items of a call, one by one."""
+    with closing(caller.batches(function)) as batches:  # type: ignore[type-var]
+        for batch in batches:
+            yield from batch
 
 
 def test_a_call_returns_or_raises_what_it_would_without(name: str) -> None:
@@ -51,7 +61,7 @@ def test_a_silent_call_is_left_behind_and_only_so_many(name: str, gate: threadin
     with pytest.raises(TooManyLeft, match="2 calls"):
         caller.call(lambda beat: 1)
     with pytest.raises(TooManyLeft):
-        next(Caller(name, 1, 2).iterate(lambda: iter([1])))
+        next(each(Caller(name, 1, 2), lambda: iter([1])))
     assert Caller(f"{name}-other", 1, 2).call(lambda beat: 1) == 1, "another connection is none the worse"
 
 
@@ -99,7 +109,7 @@ def test_whoever_waits_may_lose_interest(name: str, gate: threading.Event) -> No
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 3_000])
 def test_items_come_in_order_and_all(name: str, size: int) -> None:
-    assert list(Caller(name, 5, 2).iterate(lambda: iter(range(size)))) == list(range(size))
+    assert list(each(Caller(name, 5, 2), lambda: iter(range(size)))) == list(range(size))
 
 
 def test_an_error_comes_after_the_items_before_it(name: str) -> None:
@@ -107,7 +117,7 @@ def test_an_error_comes_after_the_items_before_it(name: str) -> None:
         yield from range(1_000)
         raise KeyError("page 2")
 
-    items = Caller(name, 5, 2).iterate(broken)
+    items = each(Caller(name, 5, 2), broken)
     assert [next(items) for _ in range(1_000)] == list(range(1_000))
     with pytest.raises(KeyError, match="page 2"):
         next(items)
@@ -119,7 +129,7 @@ def test_the_first_item_comes_before_the_second_is_there(name: str, gate: thread
         gate.wait(30)
         yield 2
 
-    items = Caller(name, 30, 2).iterate(slow)
+    items = each(Caller(name, 30, 2), slow)
     assert next(items) == 1
     gate.set()
     assert list(items) == [2]
@@ -130,7 +140,7 @@ def test_a_listing_that_falls_silent_is_left_behind(name: str, gate: threading.E
         yield 1
         gate.wait(30)
 
-    items = Caller(name, 0.05, 2).iterate(silent)
+    items = each(Caller(name, 0.05, 2), silent)
     assert next(items) == 1
     with pytest.raises(Silent):
         next(items)
@@ -139,7 +149,7 @@ def test_a_listing_that_falls_silent_is_left_behind(name: str, gate: threading.E
 
 def test_whoever_takes_their_time_is_not_taken_for_a_silent_source(name: str) -> None:
     """The source has more than may be ahead, and waits for us."""
-    items = Caller(name, 0.1, 2).iterate(lambda: iter(range(5_000)))
+    items = each(Caller(name, 0.1, 2), lambda: iter(range(5_000)))
     assert next(items) == 0
     threading.Event().wait(0.4)
     assert sum(1 for _ in items) == 4_999
@@ -154,7 +164,7 @@ def test_a_listing_that_nobody_wants_any_more_ends(name: str) -> None:
         finally:
             closed.set()
 
-    items = Caller(name, 30, 1).iterate(endless)
+    items = each(Caller(name, 30, 1), endless)
     assert next(items) == 0
     items.close()  # type: ignore[attr-defined]
     assert closed.wait(30)
