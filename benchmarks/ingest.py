@@ -88,10 +88,10 @@ class Kb:
         index.delete(among(chosen))
 
     def _index(self) -> Any:
-        from kb_pipeline.knowledge_base.index import TABLE, connect
+        from kb_pipeline.knowledge_base.index import TABLE
         from kb_pipeline.storage.table import Storage
 
-        return connect(Storage(self._project.storage)).open_table(TABLE)
+        return Storage(self._project.storage).index_location.open(TABLE)
 
 
 class Peer:

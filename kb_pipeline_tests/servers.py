@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 import sqlalchemy
 
 from kb_pipeline.storage.bucket import S3Location
+from kb_pipeline.storage.lance import LanceLocation
 
 START_SECONDS = 60.0
 
@@ -51,6 +52,11 @@ class S3Server:
         """A place in a new bucket, or in a bucket given."""
         name = bucket or self.make_bucket()
         return S3Location(name, prefix, self.url, self.region, self.access_key, self.secret_key)
+
+    def lance(self, prefix: str = "kb") -> LanceLocation:
+        """A place for Lance tables in a new bucket."""
+        where = self.location(prefix)
+        return LanceLocation(where.url, where.lance_options())
 
     def client(self):  # type: ignore[no-untyped-def]
         """boto3's client: another hand than the one that is tested."""

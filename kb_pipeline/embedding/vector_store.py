@@ -8,14 +8,10 @@ Every operation opens the table anew, and so works on one version of it whatever
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,6 +20,7 @@ import pyarrow.compute as pc
 
 from kb_pipeline.embedding.base import Vectors
 from kb_pipeline.embedding.errors import VectorStoreError
+from kb_pipeline.storage.lance import LanceLocation
 from kb_pipeline.tables import values
 
 _logger = logging.getLogger(__name__)
@@ -40,11 +37,11 @@ _PREFIX = "vectors_"
 
 
 class VectorStore:
-    """The vectors of one model, at `<root>/vectors_<model_id>.lance`. Memory is bounded by the request."""
+    """The vectors of one model, in the table `vectors_<model_id>` of a location. Memory is bounded by the request."""
 
-    def __init__(self, root: Path, model_id: str, dimension: int) -> None:
+    def __init__(self, location: LanceLocation, model_id: str, dimension: int) -> None:
         """Opens nothing yet; the table comes into being with the first `append`."""
-        self._root = root
+        self._location = location
         self._name = _PREFIX + model_id
         self._dimension = dimension
         self._schema = pa.schema(
@@ -119,7 +116,11 @@ class VectorStore:
             pa.array([keys[row] for row in rows], pa.string()),
             pa.FixedSizeListArray.from_arrays(pa.array(flat), type=self._schema.field("vector").type),
         ]
-        (self._open() or self._create()).add(pa.Table.from_arrays(columns, schema=self._schema))
+        table = self._open()
+        if table is None:
+            self._location.create(self._name, self._schema)
+            table = self._open()
+        table.add(pa.Table.from_arrays(columns, schema=self._schema))
 
     def compact(self) -> None:
         """Merges small files and drops versions that no reader can still be using. Safe beside readers and writers."""
@@ -158,59 +159,31 @@ class VectorStore:
         table = self._open()
         return 0 if table is None else int(table.count_rows())
 
-    def _connect(self) -> Any:
-        with self._lock:
-            if self._connection is None:
-                import lancedb
-
-                self._root.mkdir(parents=True, exist_ok=True)
-                self._connection = lancedb.connect(str(self._root))
-            return self._connection
-
     def _open(self) -> Any:
         """The table at its latest version, or None when nothing was ever stored."""
-        if not (self._root / f"{self._name}.lance").is_dir():
+        with self._lock:
+            # One connection, for its caches; connecting would make a local folder.
+            if self._connection is None and not self._location.absent:
+                self._connection = self._location.connect()
+        table = self._location.open(self._name, self._connection)
+        if table is None:
             return None
-        table = self._connect().open_table(self._name)
         stored = table.schema.field("vector").type.list_size
         if stored != self._dimension:
             raise VectorStoreError(
-                f"{self._root / self._name} holds vectors of {stored} numbers, but the model gives {self._dimension}: "
-                "move the folder away to have the vectors computed again."
+                f"{self._name} in {self._location} holds vectors of {stored} numbers, but the model gives "
+                f"{self._dimension}: move it away to have the vectors computed again."
             )
         return table
 
-    def _create(self) -> Any:
-        """Make the table, unless another process does: aside, and moved into place whole.
 
-        Two that create a table in one place overwrite each other, ``exist_ok`` or not, with all that was appended meanwhile.
-        """
-        import lancedb
-
-        self._root.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=self._root, prefix=".creating-") as aside:
-            lancedb.connect(aside).create_table(self._name, schema=self._schema)
-            try:
-                os.rename(Path(aside) / f"{self._name}.lance", self._root / f"{self._name}.lance")
-            except OSError as error:
-                # A folder that isn't empty: the other one was first.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-        return self._connect().open_table(self._name)
-
-
-def stores(root: Path) -> list[VectorStore]:
-    """The stores of all models under a root."""
-    import lancedb
-
-    if not root.exists():
-        return []
-    database = lancedb.connect(str(root))
+def stores(location: LanceLocation) -> list[VectorStore]:
+    """The stores of all models at a location."""
     found = []
-    for name in database.list_tables().tables:
-        if name.startswith(_PREFIX):
-            dimension = database.open_table(name).schema.field("vector").type.list_size
-            found.append(VectorStore(root, name.removeprefix(_PREFIX), dimension))
+    for name in location.tables():
+        if name.startswith(_PREFIX) and (table := location.open(name)) is not None:
+            dimension = table.schema.field("vector").type.list_size
+            found.append(VectorStore(location, name.removeprefix(_PREFIX), dimension))
     return found
 
 

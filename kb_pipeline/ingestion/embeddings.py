@@ -58,7 +58,7 @@ def update(
                     counts = {"embedded": 0, "reused": 0, "chunks": chunks.num_rows}
                     return Staged(target, None, previous.fingerprint, counts)
                 known.update(tables.values(previous.read(["text_sha256"]).column(0)))
-        store = VectorStore(storage.vectors_path, embedder.model_id, embedder.dimension)
+        store = VectorStore(storage.vectors_location, embedder.model_id, embedder.dimension)
         # What the last table held is in the store, unless somebody lost it there: then it is computed once more.
         known.difference_update(store.missing(known))
         embedded = reused = settled = 0

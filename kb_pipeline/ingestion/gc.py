@@ -12,7 +12,7 @@ from pathlib import Path
 from kb_pipeline import stages
 from kb_pipeline.embedding.vector_store import stores
 from kb_pipeline.ingestion.workspace import Workspace
-from kb_pipeline.knowledge_base.index import TABLE, connect, table_names
+from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.sources.upload import Upload
 from kb_pipeline.storage.lease import process_alive
@@ -68,10 +68,9 @@ def _collect_releases(storage: Storage, keep: int, result: Collected) -> None:
         if path.stem not in wanted:
             path.unlink(missing_ok=True)
             result.manifests += 1
-    database = connect(storage)
-    if not remaining or TABLE not in table_names(database):
+    table = storage.index_location.open(TABLE)
+    if not remaining or table is None:
         return
-    table = database.open_table(TABLE)
     tags = table.tags.list()
     for name in set(tags) - {record.name for record in remaining} - {"current"}:
         table.tags.delete(name)  # left by a crash between the tag and its record
@@ -102,7 +101,7 @@ def _collect_vectors(workspace: Workspace) -> int:
                 if table is not None:
                     with table:
                         wanted.update(values(table.read([stages.VECTOR_KEY]).column(0)))
-        return sum(store.retain(wanted) for store in stores(storage.vectors_path))
+        return sum(store.retain(wanted) for store in stores(storage.vectors_location))
 
 
 def _collect_staged(storage: Storage) -> int:

@@ -60,11 +60,10 @@ class Index:
     @classmethod
     def existing(cls, storage: Storage, dimension: int) -> Index | None:
         """The index as it is, for reading; None when there is none for vectors of this dimension."""
-        database = connect(storage)
-        if TABLE not in table_names(database):
+        table = storage.index_location.open(TABLE)
+        if table is None or not _same_columns(table.schema, _bare(dimension)):
             return None
-        table = database.open_table(TABLE)
-        return cls(storage, dimension, table) if _same_columns(table.schema, _bare(dimension)) else None
+        return cls(storage, dimension, table)
 
     @classmethod
     def prepare(cls, storage: Storage, dimension: int) -> Index:
@@ -72,9 +71,9 @@ class Index:
         found = cls.existing(storage, dimension)
         if found is not None:
             return found
-        database = connect(storage)
-        mode = "overwrite" if TABLE in table_names(database) else "create"
-        return cls(storage, dimension, database.create_table(TABLE, schema=_bare(dimension), mode=mode))
+        location = storage.index_location
+        mode = "overwrite" if location.exists(TABLE) else "create"
+        return cls(storage, dimension, location.connect().create_table(TABLE, schema=_bare(dimension), mode=mode))
 
     def model_ids(self) -> set[str]:
         """Models whose vectors are in the head."""
@@ -85,7 +84,7 @@ class Index:
 
     def clear(self) -> None:
         """Start the head anew (tagged versions stay readable): vectors of two models must never mix."""
-        database = connect(self._storage)
+        database = self._storage.index_location.connect()
         self.table = database.create_table(TABLE, schema=_bare(self._dimension), mode="overwrite")
 
     def marks(self, connection: str) -> dict[str, tuple[str, str]]:
@@ -214,19 +213,6 @@ def _bare(dimension: int) -> pa.Schema:
 
 def _same_columns(one: pa.Schema, other: pa.Schema) -> bool:
     return bool(one.names == other.names and one.field("vector").type == other.field("vector").type)
-
-
-def connect(storage: Storage) -> Any:
-    """The LanceDB database of the knowledge base."""
-    import lancedb
-
-    storage.knowledge_base_path.mkdir(parents=True, exist_ok=True)
-    return lancedb.connect(str(storage.knowledge_base_path / "index"))
-
-
-def table_names(database: Any) -> list[str]:
-    """Names of the tables of a LanceDB database."""
-    return list(database.list_tables().tables)
 
 
 def quote(value: str) -> str:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kb_pipeline import tables
-from kb_pipeline.knowledge_base.index import TABLE, connect, table_names
+from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.table import Storage, write_json
@@ -113,12 +113,10 @@ class Releases:
 
     def current(self) -> ReleaseRecord | None:
         """The release that readers get by default; None before the first."""
-        if not (self._root / "index").exists():
+        table = self._storage.index_location.open(TABLE)
+        if table is None:
             return None
-        database = connect(self._storage)
-        if TABLE not in table_names(database):
-            return None
-        tags = database.open_table(TABLE).tags.list()
+        tags = table.tags.list()
         if CURRENT not in tags:
             return None
         version = tags[CURRENT]["version"]
@@ -151,7 +149,7 @@ class Releases:
             self._keep_manifest(fingerprint, table)
 
         def move() -> ReleaseRecord:
-            table = connect(self._storage).open_table(TABLE)
+            table = self._storage.index_location.open(TABLE)
             tags = table.tags.list()
             taken = [int(match[1]) for match in map(_NAME.match, tags) if match]
             number = 1 + max([*taken, *(record.number for record in self.all())], default=0)
@@ -197,7 +195,7 @@ class Releases:
         def move() -> None:
             # The pin comes first: a crash in between must not let the next run publish over the rollback.
             write_json(self._pin_path(), {"release": record.name, "at": datetime.now(UTC).isoformat()})
-            _point(connect(self._storage).open_table(TABLE), record.version)
+            _point(self._storage.index_location.open(TABLE), record.version)
 
         lease.publish(move)
         return record
@@ -210,7 +208,7 @@ class Releases:
 
     def forget(self, record: ReleaseRecord) -> None:
         """Drop a release's tag and record (gc)."""
-        table = connect(self._storage).open_table(TABLE)
+        table = self._storage.index_location.open(TABLE)
         if record.name in table.tags.list():
             table.tags.delete(record.name)
         self._record_path(record.name).unlink(missing_ok=True)

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from kb_pipeline import tables
-from kb_pipeline.knowledge_base.index import TABLE, among, connect, quote
-from kb_pipeline.knowledge_base.releases import CURRENT, ReleaseRecord, Releases
+from kb_pipeline.knowledge_base.index import TABLE, among, quote
+from kb_pipeline.knowledge_base.releases import CURRENT, NoRelease, ReleaseRecord, Releases
 from kb_pipeline.storage.table import Storage
 
 if TYPE_CHECKING:
@@ -94,8 +94,11 @@ class Release:
     """
 
     def __init__(self, storage: Storage, record: ReleaseRecord) -> None:
+        """Raises NoRelease when the index is gone."""
         self.record = record
-        self._table: Any = connect(storage).open_table(TABLE)
+        self._table: Any = storage.index_location.open(TABLE)
+        if self._table is None:
+            raise NoRelease(f"the index of {record.name} is gone from {storage.index_location}: run `kb run`")
         self._table.checkout(record.version)
 
     @classmethod

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kb_pipeline import tables
+from kb_pipeline.storage.lance import LanceLocation
 from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.partitions import Partition, parse_key
 
@@ -37,14 +38,19 @@ class Storage:
         return self.root / "state.sqlite"
 
     @property
-    def vectors_path(self) -> Path:
+    def vectors_location(self) -> LanceLocation:
         """LanceDB database of the content-addressed vector store."""
-        return self.root / "vectors"
+        return LanceLocation(str(self.root / "vectors"))
 
     @property
     def knowledge_base_path(self) -> Path:
         """Index, releases and the manifests kept with them."""
         return self.root / "corpus" / "knowledge_base"
+
+    @property
+    def index_location(self) -> LanceLocation:
+        """LanceDB database of the index."""
+        return LanceLocation(str(self.knowledge_base_path / "index"))
 
     @property
     def staging_path(self) -> Path:

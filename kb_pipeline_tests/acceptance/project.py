@@ -28,6 +28,7 @@ import yaml
 
 from kb_pipeline.embedding.vector_store import stores
 from kb_pipeline.knowledge_base.search import Release
+from kb_pipeline.storage.table import Storage
 
 TIMEOUT = 300.0
 """Seconds one ``kb`` may take: many times what it needs, so that only a hang reaches it."""
@@ -211,7 +212,7 @@ class Project:
     def stored_vectors(self) -> Counter[str]:
         """Keys in the vector store of the one model in use, with how often each is there."""
         found: Counter[str] = Counter()
-        for store in stores(self.storage / "vectors"):
+        for store in stores(Storage(self.storage).vectors_location):
             table = store._open()
             found.update(table.search().select(["key"]).limit(None).to_arrow()["key"].to_pylist())
         return found

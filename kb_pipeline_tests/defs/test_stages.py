@@ -142,7 +142,7 @@ def test_its_release_is_another_one_when_only_its_table_changed(project: Project
 
 def test_vectors_that_only_it_names_stay(project: Project) -> None:
     orchestrate(project)
-    store = VectorStore(project.workspace.storage.vectors_path, project.embedder.model_id, project.embedder.dimension)
+    store = VectorStore(project.workspace.storage.vectors_location, project.embedder.model_id, project.embedder.dimension)
     store.append([EXTRA_KEY, "f" * 64], project.embedder.embed([EXTRA_TEXT, "nobody's"]))
     assert collect(project.workspace, keep=5).vectors == 1
     assert store.missing([EXTRA_KEY]) == []

@@ -275,8 +275,8 @@ def test_the_storage_layout_is_the_codes() -> None:
     expected = [storage.state_path, storage.staging_path, storage.listing_path("<type>", "<connection>")]
     expected += [storage.table_path(asset, partition) for asset in stages.names()]
     assert {path.as_posix() for path in expected} <= set(named)
-    for root in (storage.vectors_path, storage.knowledge_base_path):
-        assert any(each.startswith(root.as_posix() + "/") for each in named)
+    for root in (storage.vectors_location, storage.index_location, storage.knowledge_base_path):
+        assert any(each == str(root) or each.startswith(f"{root}/") for each in named)
 
 
 def test_every_schema_is_named() -> None:

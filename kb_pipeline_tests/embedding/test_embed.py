@@ -17,6 +17,7 @@ from kb_pipeline.embedding import (
     embed_missing,
     text_key,
 )
+from kb_pipeline.storage.lance import LanceLocation
 
 
 class Counting:
@@ -70,7 +71,7 @@ def _tokens(texts: dict[str, str]) -> dict[str, int]:
 
 @pytest.fixture
 def store(tmp_path: Path, embedder: SentenceTransformerEmbedder) -> VectorStore:
-    return VectorStore(tmp_path / "vectors", embedder.model_id, embedder.dimension)
+    return VectorStore(LanceLocation(str(tmp_path / "vectors")), embedder.model_id, embedder.dimension)
 
 
 def test_only_what_is_missing_is_embedded(embedder: SentenceTransformerEmbedder, store: VectorStore) -> None:

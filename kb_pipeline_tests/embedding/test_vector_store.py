@@ -1,7 +1,8 @@
-"""What is stored is found again, once, whoever else writes."""
+"""What is stored is found again, once, whoever else writes: in a folder, and in a bucket of a server that speaks S3."""
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kb_pipeline.embedding import Vectors, VectorStore, VectorStoreError, text_key
+from kb_pipeline.embedding.vector_store import stores
+from kb_pipeline.storage.lance import LanceLocation
+from kb_pipeline_tests.servers import S3Server
 
 DIMENSION = 4
 
@@ -32,19 +36,27 @@ def _put(store: VectorStore, numbers: list[int]) -> None:
     store.append([_key(n) for n in numbers], _vectors(numbers))
 
 
+@pytest.fixture(params=["folder", "s3"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> LanceLocation:
+    if request.param == "folder":
+        return LanceLocation(str(tmp_path / "vectors"))
+    server: S3Server = request.getfixturevalue("s3")
+    return server.lance()
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> VectorStore:
-    return VectorStore(tmp_path / "vectors", "0" * 32, DIMENSION)
+def store(location: LanceLocation) -> VectorStore:
+    return VectorStore(location, "0" * 32, DIMENSION)
 
 
-def test_an_empty_store(store: VectorStore, tmp_path: Path) -> None:
+def test_an_empty_store(store: VectorStore, location: LanceLocation, tmp_path: Path) -> None:
     assert store.has([_key(1)]) == set()
     assert store.missing([_key(2), _key(1), _key(2)]) == [_key(2), _key(1)]
     assert store.fetch([]).shape == (0, DIMENSION)
     assert store.retain([]) == store.count() == 0
     store.compact()
     store.append([], np.empty((0, DIMENSION), np.float32))
-    assert not (tmp_path / "vectors").exists()
+    assert location.tables() == [] == list(tmp_path.iterdir())
     with pytest.raises(KeyError, match=_key(1)):
         store.fetch([_key(1)])
 
@@ -69,7 +81,7 @@ def test_round_trip_in_the_order_asked_for(store: VectorStore) -> None:
 def test_has_and_missing_split_any_request(
     groups: list[list[int]], asked: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    store = VectorStore(tmp_path_factory.mktemp("s"), "1" * 32, DIMENSION)
+    store = VectorStore(LanceLocation(str(tmp_path_factory.mktemp("s"))), "1" * 32, DIMENSION)
     for group in groups:
         _put(store, group)
     stored = {n for group in groups for n in group}
@@ -120,22 +132,23 @@ def test_retain_removes_the_rest(store: VectorStore) -> None:
     assert np.array_equal(store.fetch([_key(0)]), _vectors([0]))
 
 
-def test_models_keep_apart(tmp_path: Path) -> None:
-    one, other = VectorStore(tmp_path, "a" * 32, DIMENSION), VectorStore(tmp_path, "b" * 32, 2)
+def test_models_keep_apart(location: LanceLocation) -> None:
+    one, other = VectorStore(location, "a" * 32, DIMENSION), VectorStore(location, "b" * 32, 2)
     _put(one, [1])
     assert other.missing([_key(1)]) == [_key(1)]
     other.append([_key(1)], np.array([[5, 6]], np.float32))
     assert np.array_equal(one.fetch([_key(1)]), _vectors([1]))
+    assert [(each.dimension, each.count()) for each in stores(location)] == [(DIMENSION, 1), (2, 1)]
 
 
-def test_a_wrong_shape_or_dimension_is_refused(store: VectorStore, tmp_path: Path) -> None:
+def test_a_wrong_shape_or_dimension_is_refused(store: VectorStore, location: LanceLocation) -> None:
     with pytest.raises(ValueError, match="shape"):
         store.append([_key(1)], np.zeros((1, DIMENSION + 1), np.float32))
     with pytest.raises(ValueError, match="shape"):
         store.append([_key(1)], np.zeros((2, DIMENSION), np.float32))
     _put(store, [1])
     with pytest.raises(VectorStoreError, match="vectors of 4 numbers"):
-        VectorStore(tmp_path / "vectors", "0" * 32, 8).has([_key(1)])
+        VectorStore(location, "0" * 32, 8).has([_key(1)])
 
 
 def test_the_schema_on_disk(store: VectorStore) -> None:
@@ -145,22 +158,22 @@ def test_the_schema_on_disk(store: VectorStore) -> None:
     assert table.schema.field("vector").type == pa.list_(pa.field("item", pa.float32()), DIMENSION)
 
 
-def _write(root: Path, start: int, barrier: object) -> None:
-    store = VectorStore(root, "c" * 32, DIMENSION)
+def _write(location: LanceLocation, start: int, barrier: object) -> None:
+    store = VectorStore(location, "c" * 32, DIMENSION)
     barrier.wait(60)  # type: ignore[attr-defined]
     for first in range(start, start + 50, 10):
         _put(store, list(range(first, first + 10)))
         store.compact()
 
 
-def test_two_processes_append_at_once(tmp_path: Path) -> None:
+def test_two_processes_append_at_once(location: LanceLocation) -> None:
     """Both create the table at the same moment; their keys overlap in 20 to 49."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
-    writers = [context.Process(target=_write, args=(tmp_path, start, barrier)) for start in (0, 20)]
+    writers = [context.Process(target=_write, args=(location, start, barrier)) for start in (0, 20)]
     for writer in writers:
         writer.start()
-    reader = VectorStore(tmp_path, "c" * 32, DIMENSION)
+    reader = VectorStore(location, "c" * 32, DIMENSION)
     barrier.wait(60)
     while any(writer.is_alive() for writer in writers):
         seen = reader.has([_key(n) for n in range(70)])
@@ -173,22 +186,26 @@ def test_two_processes_append_at_once(tmp_path: Path) -> None:
     assert reader.count() == 100
 
 
-def _create(root: Path, key: int, rounds: int, barrier: object) -> None:
-    for each in range(rounds):
-        barrier.wait(60)  # type: ignore[attr-defined]
-        _put(VectorStore(root / str(each), "c" * 32, DIMENSION), [key])
-
-
-def test_what_two_processes_append_to_a_store_that_neither_found_is_all_there(tmp_path: Path) -> None:
+def _rounds(location: LanceLocation) -> list[LanceLocation]:
     """Many rounds, for the moment in which one could overwrite what the other has just made is short."""
+    return [dataclasses.replace(location, uri=f"{location.uri}/{each}") for each in range(15)]
+
+
+def _create(location: LanceLocation, key: int, barrier: object) -> None:
+    for each in _rounds(location):
+        barrier.wait(60)  # type: ignore[attr-defined]
+        _put(VectorStore(each, "c" * 32, DIMENSION), [key])
+
+
+def test_what_two_processes_append_to_a_store_that_neither_found_is_all_there(location: LanceLocation) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
-    writers = [context.Process(target=_create, args=(tmp_path, key, 40, barrier)) for key in (0, 1)]
+    writers = [context.Process(target=_create, args=(location, key, barrier)) for key in (0, 1)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    for root in sorted(tmp_path.iterdir()):
-        assert VectorStore(root, "c" * 32, DIMENSION).has([_key(0), _key(1)]) == {_key(0), _key(1)}, root.name
-        assert [path.suffix for path in root.iterdir()] == [".lance"]
+    for each in _rounds(location):
+        assert VectorStore(each, "c" * 32, DIMENSION).has([_key(0), _key(1)]) == {_key(0), _key(1)}, each
+        assert each.tables() == ["vectors_" + "c" * 32]

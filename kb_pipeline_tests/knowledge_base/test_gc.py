@@ -12,7 +12,7 @@ import pytest
 from kb_pipeline.embedding.vector_store import VectorStore
 from kb_pipeline.ingestion import gc
 from kb_pipeline.ingestion.gc import collect
-from kb_pipeline.knowledge_base.index import TABLE, connect
+from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import NoRelease, Releases
 from kb_pipeline.knowledge_base.verify import verify
 from kb_pipeline.storage.lease import LeaseHeld
@@ -27,7 +27,7 @@ def edit(world: World, times: int) -> None:
 
 
 def store(world: World) -> VectorStore:
-    return VectorStore(world.storage.vectors_path, world.embedder.model_id, world.embedder.dimension)
+    return VectorStore(world.storage.vectors_location, world.embedder.model_id, world.embedder.dimension)
 
 
 def releases(world: World) -> list[str]:
@@ -93,7 +93,7 @@ def test_versions_before_the_oldest_kept_release_are_freed(world: World, monkeyp
     first, last = (Releases(world.storage).get(name).version for name in ("release-1", "release-4"))
     monkeypatch.setattr(gc, "MARGIN", timedelta(seconds=0.2))
     collect(world.workspace, keep=1)
-    versions = [each["version"] for each in connect(world.storage).open_table(TABLE).list_versions()]
+    versions = [each["version"] for each in world.storage.index_location.open(TABLE).list_versions()]
     assert first < min(versions) <= last
 
 
@@ -144,10 +144,10 @@ def test_what_gone_processes_had_staged_goes_and_what_lives_stays(world: World) 
 
 def test_a_crash_between_a_tag_and_its_record_leaves_nothing_behind(world: World) -> None:
     world.run()
-    table = connect(world.storage).open_table(TABLE)
+    table = world.storage.index_location.open(TABLE)
     table.tags.create("release-9", table.version)
     collect(world.workspace, keep=1)
-    assert set(connect(world.storage).open_table(TABLE).tags.list()) == {"release-1", "current"}
+    assert set(world.storage.index_location.open(TABLE).tags.list()) == {"release-1", "current"}
 
 
 def test_a_partition_that_is_being_embedded_is_not_collected_under_its_writer(

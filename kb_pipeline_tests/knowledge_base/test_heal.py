@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from kb_pipeline.ingestion import checks
-from kb_pipeline.knowledge_base.index import TABLE, connect
+from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.verify import verify
 from kb_pipeline_tests.acceptance.world import World
 
 
 def head(world: World) -> Any:
-    return connect(world.storage).open_table(TABLE)
+    return world.storage.index_location.open(TABLE)
 
 
 def row_of(world: World, connection: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from kb_pipeline.ingestion.retirement import retire_connection
 from kb_pipeline.knowledge_base import snapshot
-from kb_pipeline.knowledge_base.index import TABLE, connect
+from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import NoRelease, ReleaseRecord, Releases
 from kb_pipeline.knowledge_base.search import Release
 from kb_pipeline.knowledge_base.verify import verify
@@ -67,7 +67,7 @@ def test_tags_of_releases_never_move(world: World) -> None:
     rollback(world, "release-1")
     Releases(world.storage).unpin()
     world.run()
-    tags = connect(world.storage).open_table(TABLE).tags.list()
+    tags = world.storage.index_location.open(TABLE).tags.list()
     for name, (version, rows) in seen.items():
         assert tags[name]["version"] == version
         assert world.release(name).to_arrow().equals(rows)
