@@ -22,11 +22,11 @@ from kb_pipeline.embedding.base import Vectors
 from kb_pipeline.ingestion import chunks, documents
 from kb_pipeline.ingestion.parsers import parsers
 from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.settings.load import load
 from kb_pipeline.settings.model import Settings
 from kb_pipeline.sources.base import Item, ItemUnreadable, ItemVanished, SourceConfig
 from kb_pipeline.sources.names import escape
-from kb_pipeline.storage.lease import LeaseStore
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Storage, Table
 
@@ -77,7 +77,7 @@ def process_batch(
     files = _Files(paths)
     with TemporaryDirectory(prefix="kb-batch-") as folder:
         storage = Storage(Path(folder))
-        with LeaseStore(storage.state_path).acquire("batch", "a batch") as lease:
+        with Ledger.of_file(storage.ledger_path) as ledger, ledger.leases.acquire("batch", "a batch") as lease:
             staged = documents.update(
                 storage,
                 _PARTITION,

@@ -151,7 +151,7 @@ class Orchestrator:
             if options.connections is None or config.name in options.connections
         ]
         for config in chosen:
-            self._workspace.state.revive(config.name)
+            self._workspace.ledger.retirements.revive(config.name)
         self._discover(report, options, sorted({config.name for config in chosen}))
         workers = options.max_concurrent_sources or self._workspace.settings.limits.max_concurrent_sources
         lock = threading.Lock()

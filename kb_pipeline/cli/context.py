@@ -42,43 +42,45 @@ def workspace_of(context: click.Context) -> Workspace:
 
 def told(command: F) -> F:
     """Turn the errors a person can mend into one sentence and the contract's exit code; others keep their traceback."""
-    from kb_pipeline.embedding.errors import ModelMismatch, ModelNotFound, UnsupportedModel
-    from kb_pipeline.flow.errors import ErrorClass, classify, innermost
-    from kb_pipeline.knowledge_base.releases import NoRelease
-    from kb_pipeline.sources.base import SourceError
-    from kb_pipeline.storage.files import FilesError, FilesMisconfigured
-    from kb_pipeline.storage.lease import LeaseHeld, LeaseLost
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (
-            ConfigError,
-            UnknownConnection,
-            FilesMisconfigured,
-            ModelNotFound,
-            ModelMismatch,
-            UnsupportedModel,
-        ) as error:
-            say(str(error))
-            raise SystemExit(2) from None
-        except (FilesError, LeaseHeld, LeaseLost, NoRelease, SourceError) as error:
-            say(str(error))
-            raise SystemExit(1) from None
-        except OSError as error:
-            # A full disk, a folder that may not be written: the file and the reason are all a person can use.
-            say(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
-            raise SystemExit(1) from None
+        except click.ClickException:
+            raise  # click has words of its own
         except Exception as error:
-            # SQLite, Arrow and Lance have words of their own for a full disk and for a writer that was stopped half-way.
-            advice = {
-                ErrorClass.RESOURCE_EXHAUSTION: "the storage can't be written, is the disk full?",
-                ErrorClass.CONFLICT: "another process is writing to the storage and doesn't finish, was it suspended?",
-            }.get(classify(error))
-            if advice is None:
+            found = _sentence(error)
+            if found is None:
                 raise
-            say(f"{advice} {innermost(error)}")
-            raise SystemExit(1) from None
+            sentence, code = found
+            say(sentence)
+            raise SystemExit(code) from None
 
     return run  # type: ignore[return-value]
+
+
+def _sentence(error: Exception) -> tuple[str, int] | None:
+    """What to say of an error, and the exit code; None of one that is nobody's to mend but ours."""
+    # Imported once something went wrong: they take longer than the rest of a short command.
+    from kb_pipeline.embedding.errors import ModelMismatch, ModelNotFound, UnsupportedModel
+    from kb_pipeline.flow.errors import ErrorClass, classify, innermost
+    from kb_pipeline.knowledge_base.releases import NoRelease
+    from kb_pipeline.ledger.errors import LeaseHeld, LeaseLost, LedgerUnavailable
+    from kb_pipeline.sources.base import SourceError
+    from kb_pipeline.storage.files import FilesError, FilesMisconfigured
+
+    misconfigured = (ConfigError, UnknownConnection, FilesMisconfigured, ModelNotFound, ModelMismatch, UnsupportedModel)
+    if isinstance(error, misconfigured):
+        return str(error), 2
+    if isinstance(error, (FilesError, LeaseHeld, LeaseLost, LedgerUnavailable, NoRelease, SourceError)):
+        return str(error), 1
+    if isinstance(error, OSError):
+        # A full disk, a folder that may not be written: the file and the reason are all a person can use.
+        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1
+    # SQLite, Arrow and Lance have words of their own for a full disk and for a writer that was stopped half-way.
+    advice = {
+        ErrorClass.RESOURCE_EXHAUSTION: "the storage can't be written, is the disk full?",
+        ErrorClass.CONFLICT: "another process is writing to the storage and doesn't finish, was it suspended?",
+    }.get(classify(error))
+    return None if advice is None else (f"{advice} {innermost(error)}", 1)

@@ -61,7 +61,7 @@ def rollback(context: click.Context, name: str) -> None:
     from kb_pipeline.knowledge_base.releases import Releases
 
     workspace = workspace_of(context)
-    with workspace.leases.acquire("corpus/knowledge_base", f"a rollback to {name}", wait=60.0) as lease:
+    with workspace.ledger.leases.acquire("corpus/knowledge_base", f"a rollback to {name}", wait=60.0) as lease:
         record = Releases(workspace.storage).rollback(lease, name)
     click.echo(f"{record.name} is current and pinned; `kb release unpin` lets runs publish again")
 

@@ -64,7 +64,7 @@ def _status(workspace: Workspace) -> dict[str, Any]:
         # After a change of `shards` the old partitions speak until the new ones are there.
         speaking = wanted if all(each in stored for each in wanted) else tuple(stored)
         counts = stored_counts(workspace.storage, speaking)
-        outcome = workspace.state.outcome(type_, name)
+        outcome = workspace.ledger.outcomes.outcome(type_, name)
         sources[name] = {
             "type": type_,
             "configured": name in configured,
@@ -152,5 +152,5 @@ def retry(context: click.Context, keys: tuple[str, ...], connection: str | None)
         raise click.UsageError(f"not in quarantine: {', '.join(unknown)}")
     chosen = [item for item in items if not keys or item.key in keys]
     for name in {item.connection for item in chosen}:
-        workspace.state.request_retry(name, [item.key for item in chosen if item.connection == name])
+        workspace.ledger.retries.request(name, [item.key for item in chosen if item.connection == name])
     click.echo(f"{len(chosen)} will be read again by the next run")

@@ -6,7 +6,6 @@ What belongs here: keys, partitions, pools, metadata. What doesn't: the work, wh
 
 # No `from __future__ import annotations`: Dagster looks at the annotations of `context` as objects.
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sqlalchemy.exc import SQLAlchemyError
 
 from kb_pipeline import stages, tables
 from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, RETRY_POLICY, combined, failure, of_run, told_to_dagster
@@ -24,6 +24,7 @@ from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.flow.errors import classify
 from kb_pipeline.ingestion.chain import Chain, Pending
 from kb_pipeline.knowledge_base.publish import Model
+from kb_pipeline.ledger.errors import LedgerUnavailable
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition, parse_key
@@ -181,8 +182,8 @@ def _record(
     context: dg.AssetExecutionContext, chain: Chain, partition: Partition, asset: str, error: tuple[str, str] | None
 ) -> None:
     try:
-        chain.workspace.state.record(partition, asset, error)
-    except (OSError, sqlite3.Error) as trouble:
+        chain.record(partition, asset, error)
+    except (OSError, SQLAlchemyError, LedgerUnavailable) as trouble:
         context.log.error(f"the outcome of {partition.connection} could not be recorded: {trouble}")
 
 

@@ -27,7 +27,7 @@ from kb_pipeline import stages
 from kb_pipeline.defs.assets import KNOWLEDGE_BASE
 from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, chain_job_name
 from kb_pipeline.ingestion.workspace import Workspace
-from kb_pipeline.storage.lease import LeaseHeld
+from kb_pipeline.ledger.errors import LeaseHeld
 
 if TYPE_CHECKING:
     from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
@@ -70,7 +70,7 @@ def prune(instance: dg.DagsterInstance, workspace: Workspace, limit: int) -> Dro
     if not isinstance(events, SqliteEventLogStorage):
         return Dropped()
     try:
-        lease = workspace.leases.acquire(LEASE, "dropping old runs")
+        lease = workspace.ledger.leases.acquire(LEASE, "dropping old runs")
     except LeaseHeld:
         return Dropped()
     with lease, closing(sqlite3.connect(events.path_for_shard("index"), timeout=_BUSY_SECONDS)) as index:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from kb_pipeline.defs.orchestration import PROCESS_TAG
-from kb_pipeline.storage.lease import process_alive
+from kb_pipeline.ledger.processes import process_alive
 
 _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,

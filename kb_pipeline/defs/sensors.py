@@ -182,10 +182,10 @@ def _requests(
 
 def _settled(workspace: Workspace, config: SourceConfig, digest: str) -> bool:
     """Whether the documents of every partition were made from a listing with this digest, and nobody asked to retry."""
-    if workspace.state.retries(config.name):
+    if workspace.ledger.retries.of(config.name):
         return False
     return all(
-        workspace.state.applied(config.type, partition.key) == digest
+        workspace.ledger.listings.applied(config.type, partition.key) == digest
         and snapshot.state(workspace.storage, partition) is not None
         for partition in workspace.partitions(config.name)
     )
@@ -256,4 +256,4 @@ def _corpus(chain: Chain) -> tuple[str, float | None]:
             found.append((partition.type, partition.key, table.fingerprint))
         with suppress(FileNotFoundError):
             newest = max(newest or 0.0, path.stat().st_mtime)
-    return identity.digest(sorted(found), sorted(chain.workspace.state.retired())), newest
+    return identity.digest(sorted(found), sorted(chain.workspace.ledger.retirements.all())), newest

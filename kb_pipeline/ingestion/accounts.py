@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from kb_pipeline.ingestion.plan import Processors
-from kb_pipeline.parsing.registry import PARSERS_VERSION
 from kb_pipeline.statuses import Status
 
 
@@ -22,6 +21,10 @@ class Limits:
     def processors(self) -> Processors:
         """What outcomes depend on; raising a limit makes the next run look again at what it had stopped."""
         limits = f"{self.max_item_bytes}-{self.parse_seconds:g}-{self.parse_memory_mib}"
+        from kb_pipeline.parsing.registry import (
+            PARSERS_VERSION,  # imports every parser: slow, and many commands parse nothing
+        )
+
         return Processors(good=PARSERS_VERSION, bad=f"{PARSERS_VERSION} {limits}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kb_pipeline import stages
 from kb_pipeline.embedding.base import Embedder
@@ -19,9 +20,11 @@ from kb_pipeline.knowledge_base import publish, snapshot
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
 from kb_pipeline.monitoring.progress import Progress, Silent
 from kb_pipeline.stages import Stage
-from kb_pipeline.storage.lease import Lease
-from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.partitions import Partition, layout
 from kb_pipeline.storage.table import Staged
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Lease
 
 LEASE_WAIT = 60.0
 """Seconds to wait for another writer of the same partition before giving up and naming it."""
@@ -38,7 +41,7 @@ class Pending:
     def publish(self) -> Staged:
         """Make it visible. Raises LeaseLost."""
         self.staged.publish(self.lease)
-        # Not inside the publication: that holds the very database this writes to. Done twice after a crash, it is harmless.
+        # After the publication: done twice after a crash it is harmless, and left out it is done by the next run.
         if self.then is not None:
             self.then()
         return self.staged
@@ -61,7 +64,7 @@ class Chain:
 
         return listing.take(
             self.workspace.storage,
-            self.workspace.leases,
+            self.workspace.ledger.leases,
             config.type,
             connection,
             self.workspace.source(connection),
@@ -79,7 +82,7 @@ class Chain:
         """One stage of a partition, ready to be published while the context lasts. ``embedder``: for stages that embed."""
         workspace = self.workspace
         name = f"{partition.type}/{stage.name}/{partition.key}"
-        with workspace.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
+        with workspace.ledger.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
             work = Work(
                 workspace,
                 partition,
@@ -104,7 +107,9 @@ class Chain:
         def report(done: int, total: int) -> None:
             self.progress.update("release", "release", done, total)
 
-        with self.workspace.leases.acquire("corpus/knowledge_base", orchestration.purpose, wait=self.lease_wait) as lease:
+        with self.workspace.ledger.leases.acquire(
+            "corpus/knowledge_base", orchestration.purpose, wait=self.lease_wait
+        ) as lease:
             result = snapshot.settled(
                 lambda: publish.publish(storage, lease, self.layouts(), model, report),
             )
@@ -114,11 +119,19 @@ class Chain:
                         storage.table_path(asset, partition).unlink(missing_ok=True)
         return result
 
+    def record(self, partition: Partition, stage: str, error: tuple[str, str] | None) -> None:
+        """Record in the ledger how a stage of a partition ended; ``error`` is (class, message)."""
+        type_, connection = partition.type, partition.connection
+        keys = [each.key for each in layout(type_, connection, partition.shards)]
+        self.workspace.ledger.outcomes.record(
+            type_, connection, partition.key, stage, error, partitions=keys, last=stage == stages.last().name
+        )
+
     def layouts(self) -> list[ConnectionLayout]:
         """Every connection that has a say in the release: those of kb.yaml, and those that left it unretired."""
         configured = {config.name: config for config in self.workspace.connections}
         found = [ConnectionLayout(config.type, name, self.workspace.partitions(name)) for name, config in configured.items()]
-        retired = self.workspace.state.retired()
+        retired = self.workspace.ledger.retirements.all()
         left = {
             (each.type, each.connection)
             for each in self.workspace.storage.partitions(stages.INDEXED)

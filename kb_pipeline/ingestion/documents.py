@@ -38,7 +38,7 @@ def prepare(work: Work) -> Prepared:
     storage, limits = workspace.storage, workspace.limits
     work.take_listing()
     info, listed = listing.read(storage, partition)
-    retries = workspace.state.retries(partition.connection)
+    retries = workspace.ledger.retries.of(partition.connection)
     if retries:
         retries &= {*listed["key"].to_pylist(), *keys_inside(storage, partition)}
     staged = None if retries else standing(storage, partition, listed, limits)
@@ -57,8 +57,8 @@ def prepare(work: Work) -> Prepared:
         )
 
     def then() -> None:
-        workspace.state.retried(partition.connection, retries)
-        workspace.state.apply(partition.type, partition.key, info.digest)
+        workspace.ledger.retries.served(partition.connection, retries)
+        workspace.ledger.listings.apply(partition.type, partition.key, info.digest)
 
     return Prepared(staged, then)
 

@@ -14,8 +14,8 @@ from kb_pipeline.embedding.vector_store import stores
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import Releases
+from kb_pipeline.ledger.processes import process_alive
 from kb_pipeline.sources.upload import Upload
-from kb_pipeline.storage.lease import process_alive
 from kb_pipeline.storage.table import Storage, Table
 from kb_pipeline.tables import values
 
@@ -42,7 +42,7 @@ def collect(workspace: Workspace, keep: int) -> Collected:
     """Keep the last ``keep`` releases (and the current and pinned ones); drop what is left over. Raises LeaseHeld."""
     result = Collected()
     storage = workspace.storage
-    with workspace.leases.acquire("corpus/knowledge_base", "garbage collection", wait=LEASE_WAIT):
+    with workspace.ledger.leases.acquire("corpus/knowledge_base", "garbage collection", wait=LEASE_WAIT):
         _collect_releases(storage, keep, result)
     result.vectors = _collect_vectors(workspace)
     result.staged_files = _collect_staged(storage)
@@ -95,7 +95,7 @@ def _collect_vectors(workspace: Workspace) -> int:
         for partition in partitions:
             for stage in writing:
                 name = f"{partition.type}/{stage.name}/{partition.key}"
-                leases.enter_context(workspace.leases.acquire(name, "garbage collection", wait=LEASE_WAIT))
+                leases.enter_context(workspace.ledger.leases.acquire(name, "garbage collection", wait=LEASE_WAIT))
             for stage in naming:
                 table = Table.open(storage.table_path(stage.name, partition))
                 if table is not None:

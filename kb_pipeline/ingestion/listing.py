@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -21,9 +22,11 @@ from kb_pipeline.ingestion import feed
 from kb_pipeline.ingestion.listed import ListingDigest, items_of, rows_of
 from kb_pipeline.sources.base import Item, ListingFailed, Source
 from kb_pipeline.sources.capabilities import Changes, CursorExpired
-from kb_pipeline.storage.lease import LeaseStore
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage, Table, replace
+from kb_pipeline.storage.table import Storage, Table, publish
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Leases
 
 _BATCH = 256
 """Items between two signs of progress."""
@@ -56,7 +59,7 @@ class ListingInfo:
 
 def take(
     storage: Storage,
-    leases: LeaseStore,
+    leases: Leases,
     type_: str,
     connection: str,
     source: Source,
@@ -108,10 +111,7 @@ def take(
             )
             writer.annotate({tables.LISTING_INFO: json.dumps(asdict(info))})
         on_progress(info.items)
-        try:
-            lease.publish(lambda: replace(writer.path, path))
-        finally:
-            writer.path.unlink(missing_ok=True)
+        publish(lease, writer.path, path)
         return info
 
 

@@ -21,11 +21,11 @@ def retire_connection(workspace: Workspace, type_: str, connection: str) -> list
     storage = workspace.storage
     mine = {each for asset in stages.names() for each in storage.partitions(asset, type_) if each.connection == connection}
     # The mark comes first: after a crash in between, the connection counts as retired and the rest can be repeated.
-    workspace.state.retire(connection)
+    workspace.ledger.retirements.retire(connection)
     for partition in mine:
         for asset in reversed(stages.names()):
-            with workspace.leases.acquire(f"{type_}/{asset}/{partition.key}", f"retiring {connection}") as lease:
+            with workspace.ledger.leases.acquire(f"{type_}/{asset}/{partition.key}", f"retiring {connection}") as lease:
                 path = storage.table_path(asset, partition)
-                lease.publish(lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
+                lease.commit(lambda _, path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
     storage.listing_path(type_, connection).unlink(missing_ok=True)
     return sorted(mine)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from kb_pipeline import stages
 from kb_pipeline.chunking.settings import Chunkers, ChunkerSettings, Override
-from kb_pipeline.chunking.tokenizer import Tokenizer
-from kb_pipeline.embedding.base import Embedder
-from kb_pipeline.embedding.model_files import ModelFiles, resolve
-from kb_pipeline.embedding.sentence_transformer import SentenceTransformerEmbedder
 from kb_pipeline.ingestion.accounts import Limits
 from kb_pipeline.settings.errors import ConfigError, Problem
 from kb_pipeline.settings.model import Settings
@@ -19,10 +16,16 @@ from kb_pipeline.sources.base import Source, SourceConfig, SourceContext
 from kb_pipeline.sources.guard import guarded
 from kb_pipeline.sources.registry import build
 from kb_pipeline.storage import identity
-from kb_pipeline.storage.lease import Lease, LeaseStore
 from kb_pipeline.storage.partitions import Partition, layout
-from kb_pipeline.storage.state import State
 from kb_pipeline.storage.table import Storage
+
+# What a workspace opens is imported when it is opened: together these take longer than a whole `kb status`.
+if TYPE_CHECKING:
+    from kb_pipeline.chunking.tokenizer import Tokenizer
+    from kb_pipeline.embedding.base import Embedder
+    from kb_pipeline.embedding.model_files import ModelFiles
+    from kb_pipeline.ledger.leases import Lease
+    from kb_pipeline.ledger.ledger import Ledger
 
 _UPLOAD_WAIT = 60.0
 """Seconds that an upload waits for another one, or for garbage collection."""
@@ -48,24 +51,29 @@ class Workspace:
         return Storage(self.settings.storage_root)
 
     @cached_property
-    def leases(self) -> LeaseStore:
-        """Who writes what."""
-        return LeaseStore(self.storage.state_path)
+    def ledger(self) -> Ledger:
+        """Who writes what, how connections fare. Raises LeaseHeld while an earlier version is at work here, ConfigError."""
+        from kb_pipeline.ledger.ledger import Ledger
+        from kb_pipeline.ledger.takeover import take_over
 
-    @cached_property
-    def state(self) -> State:
-        """Outcomes, retries, retirements."""
-        return State(self.storage.state_path)
+        where = self.settings.ledger_location()
+        ledger = Ledger(where) if isinstance(where, str) else Ledger.of_file(where or self.storage.ledger_path)
+        take_over(self.storage.root / "state.sqlite", ledger)
+        return ledger
 
     @cached_property
     def model(self) -> ModelFiles:
         """The embedding model's files; not loaded."""
+        from kb_pipeline.embedding.model_files import resolve
+
         model = self.settings.model
         return resolve(self.settings.model_location, base=self.settings.base, revision=model.revision, sha256=model.sha256)
 
     @cached_property
     def embedder(self) -> Embedder:
         """The embedding model. Cheap to ask for: its weights load at the first text."""
+        from kb_pipeline.embedding.sentence_transformer import SentenceTransformerEmbedder
+
         model, budget = self.settings.model, self.settings.limits.batch_tokens
         return SentenceTransformerEmbedder(
             self.model, device=model.device, dtype=_NUMERIC_CLASSES[model.dtype], batch_tokens=budget
@@ -74,6 +82,8 @@ class Workspace:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's own tokenizer."""
+        from kb_pipeline.chunking.tokenizer import Tokenizer
+
         return Tokenizer(self.model.tokenizer_path.parent)
 
     @property
@@ -137,7 +147,7 @@ class Workspace:
         """What sources are built with."""
 
         def alone(name: str) -> Lease:
-            return self.leases.acquire(name, "an upload", wait=_UPLOAD_WAIT)
+            return self.ledger.leases.acquire(name, "an upload", wait=_UPLOAD_WAIT)
 
         return replace(self.settings.context, alone=alone)
 

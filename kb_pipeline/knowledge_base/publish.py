@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -15,9 +16,11 @@ from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.knowledge_base.index import Difference, Index
 from kb_pipeline.knowledge_base.releases import ReleasedPartition, ReleaseRecord, Releases, content_fingerprint
 from kb_pipeline.knowledge_base.snapshot import ConnectionState
-from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Storage
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Lease
 
 
 @dataclass(frozen=True, slots=True)

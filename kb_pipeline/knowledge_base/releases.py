@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,8 +21,10 @@ import pyarrow.parquet as pq
 from kb_pipeline import tables
 from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.storage import identity
-from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.table import Storage, write_json
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Lease
 
 CURRENT = "current"
 _NAME = re.compile(r"^release-(\d+)$")
@@ -168,7 +170,7 @@ class Releases:
             _point(table, version)
             return record
 
-        return lease.publish(move)
+        return lease.commit(lambda _: move())
 
     def _keep_manifest(self, fingerprint: str, table: pa.Table) -> None:
         path = self._manifest_path(fingerprint)
@@ -197,7 +199,7 @@ class Releases:
             write_json(self._pin_path(), {"release": record.name, "at": datetime.now(UTC).isoformat()})
             _point(self._storage.index_location.open(TABLE), record.version)
 
-        lease.publish(move)
+        lease.commit(lambda _: move())
         return record
 
     def unpin(self) -> str | None:

@@ -11,22 +11,21 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from kb_pipeline.ledger.errors import LedgerUnavailable
 
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
+
 BUSY_SECONDS = 60.0
 """How long to wait for another process's transaction on SQLite; it may be stopped in the middle of one."""
-_INSERT: Mapping[str, Callable[[sa.Table], sqlite.Insert | postgresql.Insert]] = {
-    "sqlite": sqlite.insert,
-    "postgresql": postgresql.insert,
-}
 _MIGRATION_LOCK = 0x6B625F6C  # "kb_l"; any number that others who lock in the same database don't take
 
 
@@ -37,7 +36,7 @@ class Database:
     process, and is made anew, has its tables again.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         try:
             self.url = _with_driver(make_url(url))
         except ArgumentError:
@@ -107,7 +106,7 @@ class Database:
 def put(connection: sa.Connection, table: sa.Table, row: Mapping[str, object]) -> None:
     """Insert a row, or set the columns given where there is one with its primary key."""
     keys = [column.name for column in table.primary_key]
-    statement = _INSERT[connection.dialect.name](table).values(**row)
+    statement = _insert(connection, table).values(**row)
     values = {name: statement.excluded[name] for name in row if name not in keys}
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=values))
 
@@ -116,7 +115,15 @@ def add(connection: sa.Connection, table: sa.Table, rows: Iterable[Mapping[str, 
     """Insert rows unless there are ones with their primary keys."""
     found = [dict(row) for row in rows]
     if found:
-        connection.execute(_INSERT[connection.dialect.name](table).on_conflict_do_nothing(), found)
+        connection.execute(_insert(connection, table).on_conflict_do_nothing(), found)
+
+
+def _insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # loaded where one is used: a tenth of a short command's time
+
+    return postgresql.insert(table)
 
 
 def _with_driver(url: URL) -> URL:

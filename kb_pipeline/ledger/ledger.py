@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
+
+from sqlalchemy.engine import URL
 
 from kb_pipeline.ledger.breakers import Breakers
 from kb_pipeline.ledger.database import Database
@@ -25,7 +28,7 @@ class Ledger:
     lives without a heartbeat. Every use raises LedgerUnavailable when the database can't be opened.
     """
 
-    def __init__(self, url: str, *, lease_ttl: float = LEASE_TTL) -> None:
+    def __init__(self, url: str | URL, *, lease_ttl: float = LEASE_TTL) -> None:
         self.database = Database(url)
         self.leases = Leases(self.database, ttl=lease_ttl)
         self.pointers = Pointers(self.database)
@@ -35,6 +38,11 @@ class Ledger:
         self.listings = AppliedListings(self.database)
         self.retirements = Retirements(self.database)
         self.progress = ProgressEvents(self.database)
+
+    @classmethod
+    def of_file(cls, path: Path, *, lease_ttl: float = LEASE_TTL) -> Ledger:
+        """The ledger in an SQLite file, whatever characters its path has. Neither file nor folder need exist."""
+        return cls(URL.create("sqlite", database=str(path)), lease_ttl=lease_ttl)
 
     def __str__(self) -> str:
         return str(self.database)

@@ -11,13 +11,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, quote, urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from kb_pipeline.chunking.settings import MIN_TOKENS, ChunkerName
 from kb_pipeline.settings.cron import check_cron
 from kb_pipeline.settings.profiles import PROFILES, Profile, ProfileName
+from kb_pipeline.settings.secrets import SecretEnv
 from kb_pipeline.settings.strategies import ErrorHandling
 from kb_pipeline.sources.base import SourceConfig, SourceContext
 from kb_pipeline.sources.upload import UploadConfig
@@ -26,6 +29,7 @@ INBOX = "inbox"
 """Name of the upload connection that always exists."""
 
 _MEDIA_TYPE = re.compile(r"[a-z]+/(?:[a-z0-9][a-z0-9.+-]*|\*)")
+_POSTGRES = ("postgresql", "postgresql+psycopg2")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 
 
@@ -47,6 +51,46 @@ class Storage(_Section):
                 raise ValueError(f"remote storage ({scheme}://) is not available in this version: expected a folder")
             raise ValueError(f"expected a folder, not a {scheme}:// address")
         return url
+
+
+class LedgerSettings(_Section):
+    """The database that all processes of this knowledge base share."""
+
+    url: str | None = Field(
+        default=None,
+        min_length=1,
+        description="sqlite:///PATH or postgresql://USER@HOST/NAME; null: in the storage folder.",
+    )
+    password: SecretEnv | None = Field(default=None, description="{env: NAME}, for Postgres.")
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return url
+        expected = "expected sqlite:///PATH or postgresql://USER@HOST/NAME"
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError:
+            raise ValueError(expected) from None
+        if parts.password is not None or "password" in parse_qs(parts.query):
+            raise ValueError("a password never stands in the file itself: expected ledger.password: {env: NAME}")
+        if parts.scheme == "sqlite":
+            if parts.netloc or len(parts.path) < 2:
+                raise ValueError("expected sqlite:///PATH with three slashes before a path relative to kb.yaml")
+        elif parts.scheme not in _POSTGRES or len(parts.path) < 2:
+            raise ValueError(expected)
+        return url
+
+    @field_validator("password")
+    @classmethod
+    def _check_password(cls, password: SecretEnv | None, info: ValidationInfo) -> SecretEnv | None:
+        url = info.data.get("url", "")  # absent when it isn't valid itself
+        if password is not None and (url is None or (url and (url.startswith("sqlite") or not urlsplit(url).username))):
+            # Not a ValueError, whose words nobody sees at a place where a secret may stand.
+            raise PydanticCustomError("ledger_password", "belongs to a url like postgresql://USER@HOST/NAME, with a user")
+        return password
 
 
 class ModelSettings(_Section):
@@ -160,6 +204,9 @@ class Keys(_Section):
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
     storage: Storage = Field(default_factory=Storage, description="Where everything is kept.")
+    ledger: LedgerSettings = Field(
+        default_factory=LedgerSettings, description="The database that all processes of this knowledge base share."
+    )
     profile: ProfileName = Field(default="balanced", description="How much of the machine a run may take.")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The embedding model.")
     chunking: Chunking = Field(default_factory=Chunking, description="How documents are cut.")
@@ -209,6 +256,19 @@ class Settings(Keys):
     def storage_root(self) -> Path:
         """The storage folder, absolute. It need not exist yet."""
         return self.resolve(self.storage.url)
+
+    def ledger_location(self) -> Path | str | None:
+        """Path of the ledger's SQLite file, or url of its Postgres with the password; None: in the storage folder.
+
+        Raises ConfigError when the variable with the password isn't set.
+        """
+        url, password = self.ledger.url, self.ledger.password
+        if url is None or url.startswith("sqlite:///"):
+            return None if url is None else self.resolve(url.removeprefix("sqlite:///"))
+        if password is None:
+            return url
+        user, _, rest = url.partition("@")
+        return f"{user}:{quote(password.resolve(), safe='')}@{rest}"
 
     @property
     def context(self) -> SourceContext:

@@ -36,7 +36,7 @@ class SecretEnv(BaseModel):
         if isinstance(value, dict | SecretEnv):
             return value
         # Not a ValueError with the value in it: whatever stands here is probably a real secret.
-        raise PydanticCustomError("secret_literal", "expected {{env: NAME}}: a secret never stands in the file itself")
+        raise PydanticCustomError("secret_literal", "expected {env: NAME}: a secret never stands in the file itself")
 
     @model_validator(mode="after")
     def _remember_connection(self, info: ValidationInfo) -> SecretEnv:

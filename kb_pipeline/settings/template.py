@@ -13,6 +13,11 @@ _TEMPLATE = """\
 storage:
   url: ./.kb                      # a folder
 
+# The database that all processes of this knowledge base share: who writes what, how connections fare.
+ledger:
+  url: null                       # null: ledger.sqlite in the storage folder; sqlite:///PATH; postgresql://USER@HOST/NAME
+  password: null                  # {env: NAME}, for Postgres
+
 # How much of the machine a run may take: low-memory, balanced or high-throughput.
 profile: balanced
 

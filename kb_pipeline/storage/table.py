@@ -12,15 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kb_pipeline import tables
 from kb_pipeline.storage.lance import LanceLocation
-from kb_pipeline.storage.lease import Lease
 from kb_pipeline.storage.partitions import Partition, parse_key
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Lease
 
 ROW_GROUP_BYTES = 8 << 20
 """Rows are gathered up to about this many bytes before they are written: bounds memory whatever the table's size."""
@@ -33,9 +35,9 @@ class Storage:
         self.root = root
 
     @property
-    def state_path(self) -> Path:
-        """SQLite database of leases, outcomes and requested retries."""
-        return self.root / "state.sqlite"
+    def ledger_path(self) -> Path:
+        """The ledger, unless kb.yaml says that it lies elsewhere."""
+        return self.root / "ledger.sqlite"
 
     @property
     def vectors_location(self) -> LanceLocation:
@@ -120,26 +122,42 @@ class Staged:
 
     def publish(self, lease: Lease) -> None:
         """Make the table visible, if the lease still holds. Raises LeaseLost."""
-        aside = self.aside
-        if aside is None:
-            return
-        try:
-            lease.publish(lambda: replace(aside, self.target))
-        finally:
-            aside.unlink(missing_ok=True)
+        if self.aside is not None:
+            publish(lease, self.aside, self.target)
+
+
+def publish(lease: Lease, aside: Path, target: Path) -> None:
+    """Move a finished file over its target, if the lease still holds. Raises LeaseLost, and drops the file.
+
+    A slow disk takes its time before and after the ledger's transaction, in which there is nothing but the rename.
+    """
+    try:
+        _prepare(aside, target)
+        lease.commit(lambda _: aside.replace(target))
+        _sync(target.parent)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def replace(aside: Path, target: Path) -> None:
     """Move a finished file over its target so that a reader sees the old one or the new one, also after a power cut."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with aside.open("rb") as handle:
-        os.fsync(handle.fileno())
+    _prepare(aside, target)
     aside.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
+    _sync(target.parent)
+
+
+def _prepare(aside: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sync(aside)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what a file, or a folder's list of names, says."""
+    opened = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def write_json(target: Path, value: Any) -> None:

@@ -181,7 +181,7 @@ class Laws(RuleBasedStateMachine):
         place = data.draw(st.sampled_from(sorted(place for place, file in self.files.items() if file.corrupt)))
         self.files[place] = replace(self.files[place], corrupt=False)
         self.retries.add(place)
-        self.world.workspace.state.request_retry(place[0], [self.world.item_key(*place)])
+        self.world.workspace.ledger.retries.request(place[0], [self.world.item_key(*place)])
         self.rebuilt = None
 
     @rule(connection=st.sampled_from(CONNECTIONS), shards=st.integers(1, 3))
@@ -226,7 +226,7 @@ class Laws(RuleBasedStateMachine):
     def roll_back(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.released)))
         workspace = self.world.workspace
-        with workspace.leases.acquire("corpus/knowledge_base", "a rollback") as lease:
+        with workspace.ledger.leases.acquire("corpus/knowledge_base", "a rollback") as lease:
             Releases(workspace.storage).rollback(lease, name)
         self.pinned = True
         assert self.world.release().to_arrow().equals(self.released[name])

@@ -208,7 +208,7 @@ def test_at_most_the_limit_goes_at_a_time(handbook: Project) -> None:
 def test_one_process_at_a_time(handbook: Project) -> None:
     for _ in range(2):
         publish(handbook)
-    with handbook.workspace.leases.acquire(history.LEASE, "another process"):
+    with handbook.workspace.ledger.leases.acquire(history.LEASE, "another process"):
         assert prune(handbook.instance, handbook.workspace, 100) == Dropped()
     assert prune(handbook.instance, handbook.workspace, 100).runs == 1
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
 from kb_pipeline.ingestion.chain import Chain
+from kb_pipeline.ledger.schema import leases
 from kb_pipeline.storage.partitions import parse_key
 from kb_pipeline_tests.defs.conftest import Project, failure_sentence
 
@@ -119,8 +118,9 @@ def test_a_writer_without_its_lease_publishes_nothing_and_says_so(project: Proje
     original = Chain._reporter
 
     def thief(self: Chain, partition: object, stage: str) -> object:
-        with sqlite3.connect(project.workspace.storage.state_path) as database:
-            database.execute("UPDATE leases SET token = token + 1 WHERE name = 'local_directory/documents/c0'")
+        with project.workspace.ledger.database.write() as database:
+            mine = leases.c.name == "local_directory/documents/c0"
+            database.execute(leases.update().where(mine).values(token=leases.c.token + 1))
         return original(self, partition, stage)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Chain, "_reporter", thief)

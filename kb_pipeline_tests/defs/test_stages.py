@@ -104,16 +104,16 @@ def test_a_whole_run_makes_it_and_publishes(project: Project) -> None:
     counts = orchestrate(project)
     assert (counts.indexed, counts.chunks, counts.embedded) == (2, 2, 2)
     assert SHOUTED == ["handbook"]
-    outcome = project.workspace.state.outcome("local_directory", "handbook")
+    outcome = project.workspace.ledger.outcomes.outcome("local_directory", "handbook")
     assert outcome.last_success is not None
     assert outcome.error is None
 
 
 def test_a_connection_is_well_only_once_its_last_stage_succeeded(project: Project) -> None:
     project.chain("local_directory", "handbook")
-    assert project.workspace.state.outcome("local_directory", "handbook").last_success is None
+    assert project.workspace.ledger.outcomes.outcome("local_directory", "handbook").last_success is None
     assert project.run("local_directory/shouts", partition="handbook").success
-    assert project.workspace.state.outcome("local_directory", "handbook").last_success is not None
+    assert project.workspace.ledger.outcomes.outcome("local_directory", "handbook").last_success is not None
 
 
 def test_a_partition_is_consistent_only_with_it(project: Project) -> None:

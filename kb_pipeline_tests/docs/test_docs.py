@@ -272,7 +272,7 @@ def test_the_storage_layout_is_the_codes() -> None:
     named = [line.split("  ")[0].rstrip("/") for line in layout.splitlines()]
     storage = Storage(Path())
     partition = Partition("<type>", "<partition>")
-    expected = [storage.state_path, storage.staging_path, storage.listing_path("<type>", "<connection>")]
+    expected = [storage.ledger_path, storage.staging_path, storage.listing_path("<type>", "<connection>")]
     expected += [storage.table_path(asset, partition) for asset in stages.names()]
     assert {path.as_posix() for path in expected} <= set(named)
     for root in (storage.vectors_location, storage.index_location, storage.knowledge_base_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kb_pipeline.storage.lease import LeaseStore
+from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.storage.table import Storage
 from kb_pipeline_tests.ingestion.made import Made
 
@@ -15,4 +15,4 @@ from kb_pipeline_tests.ingestion.made import Made
 def made(tmp_path: Path) -> Made:
     """An empty connection with a storage of its own."""
     storage = Storage(tmp_path)
-    return Made(storage, LeaseStore(storage.state_path))
+    return Made(storage, Ledger.of_file(storage.ledger_path).leases)

@@ -18,10 +18,10 @@ from kb_pipeline import tables
 from kb_pipeline.findings import Finding
 from kb_pipeline.ingestion import checks, documents, listing
 from kb_pipeline.ingestion.accounts import Limits
+from kb_pipeline.ledger.leases import Leases
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.parsing.parse import parse_item
 from kb_pipeline.sources.base import Item
-from kb_pipeline.storage.lease import LeaseStore
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged, Storage
 
@@ -34,7 +34,7 @@ class Made:
     """A connection in memory: ``bytes`` by key, an error instead of bytes where reading fails."""
 
     storage: Storage
-    leases: LeaseStore
+    leases: Leases
     bytes: dict[str, bytes | Exception] = field(default_factory=dict)
     items: dict[str, Item] = field(default_factory=dict)
     read_keys: list[str] = field(default_factory=list)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kb_pipeline.ingestion import chunks
+from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.sources.base import (
     Item,
@@ -22,7 +23,6 @@ from kb_pipeline.sources.base import (
 )
 from kb_pipeline.sources.capabilities import READ_MANY_ITEMS
 from kb_pipeline.statuses import Status
-from kb_pipeline.storage.lease import LeaseStore
 from kb_pipeline.storage.partitions import Partition, layout
 from kb_pipeline.storage.table import Staged, Storage
 from kb_pipeline_tests.ingestion.made import LIMITS, PARTITION, Made
@@ -248,7 +248,7 @@ def test_equal_documents_make_equal_fingerprints_whatever_the_way_there(made: Ma
     made.put("b.txt", b"two", "1")
     made.put("a.txt", b"one!", "2")
     grown = made.run()
-    other = Made(Storage(tmp_path / "other"), LeaseStore(tmp_path / "other.sqlite"), made.bytes, made.items)
+    other = Made(Storage(tmp_path / "other"), Ledger.of_file(tmp_path / "other.sqlite").leases, made.bytes, made.items)
     assert other.run().fingerprint == grown.fingerprint
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from kb_pipeline.ingestion import listing
+from kb_pipeline.ledger.errors import LeaseHeld
+from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.sources.base import Item, ListingFailed
 from kb_pipeline.statuses import Status
-from kb_pipeline.storage.lease import LeaseHeld, LeaseStore
 from kb_pipeline.storage.partitions import Partition, layout
 from kb_pipeline.storage.table import Storage
 
@@ -43,7 +44,7 @@ def storage(tmp_path: Path) -> Storage:
 def take(storage: Storage, source: Any, orchestration: str = "o1", not_before: float = 2.0**40) -> listing.ListingInfo:
     return listing.take(
         storage,
-        LeaseStore(storage.state_path),
+        Ledger.of_file(storage.ledger_path).leases,
         "made_up",
         "c",
         source,
@@ -124,7 +125,7 @@ def test_a_listing_begun_after_the_orchestration_serves_it(storage: Storage) -> 
 
 def test_a_listing_under_way_elsewhere_is_waited_for(storage: Storage) -> None:
     with (
-        LeaseStore(storage.state_path).acquire("made_up/inventory/c", "another listing"),
+        Ledger.of_file(storage.ledger_path).leases.acquire("made_up/inventory/c", "another listing"),
         pytest.raises(LeaseHeld, match="another listing"),
     ):
         take(storage, Listed(item("a")))

@@ -15,7 +15,7 @@ from kb_pipeline.ingestion.gc import collect
 from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import NoRelease, Releases
 from kb_pipeline.knowledge_base.verify import verify
-from kb_pipeline.storage.lease import LeaseHeld
+from kb_pipeline.ledger.errors import LeaseHeld
 from kb_pipeline_tests.acceptance.world import CountingEmbedder, WordEmbedder, World
 
 
@@ -35,7 +35,7 @@ def releases(world: World) -> list[str]:
 
 
 def rollback(world: World, name: str) -> None:
-    with world.workspace.leases.acquire("corpus/knowledge_base", "a rollback") as lease:
+    with world.workspace.ledger.leases.acquire("corpus/knowledge_base", "a rollback") as lease:
         Releases(world.storage).rollback(lease, name)
 
 
@@ -156,7 +156,7 @@ def test_a_partition_that_is_being_embedded_is_not_collected_under_its_writer(
     edit(world, 2)
     monkeypatch.setattr(gc, "LEASE_WAIT", 0.0)
     with (
-        world.workspace.leases.acquire("local_directory/embeddings/alpha", "a run"),
+        world.workspace.ledger.leases.acquire("local_directory/embeddings/alpha", "a run"),
         pytest.raises(LeaseHeld, match="a run"),
     ):
         collect(world.workspace, keep=10)

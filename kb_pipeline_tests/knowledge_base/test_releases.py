@@ -23,7 +23,7 @@ def texts(world: World, release: str = "current") -> list[str]:
 
 
 def rollback(world: World, name: str) -> ReleaseRecord:
-    with world.workspace.leases.acquire("corpus/knowledge_base", "a rollback") as lease:
+    with world.workspace.ledger.leases.acquire("corpus/knowledge_base", "a rollback") as lease:
         return Releases(world.storage).rollback(lease, name)
 
 

@@ -303,6 +303,58 @@ def test_a_secret_is_resolved_late_and_never_shown(file: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
+    ("written", "location"),
+    [
+        ("null", None),
+        ("sqlite:///state/l.sqlite", "BASE/state/l.sqlite"),
+        ("sqlite:////srv/kb.sqlite", "/srv/kb.sqlite"),
+        ("postgresql://kb@h:5432/kb?sslmode=require", "postgresql://kb:p%40%2Fss@h:5432/kb?sslmode=require"),
+        ("postgresql+psycopg2://kb@/kb?host=/run/pg", "postgresql+psycopg2://kb:p%40%2Fss@/kb?host=/run/pg"),
+    ],
+)
+def test_the_ledger_lies_where_the_url_says(
+    file: Path, monkeypatch: pytest.MonkeyPatch, written: str, location: str | None
+) -> None:
+    monkeypatch.setenv("LEDGER_PASSWORD", "p@/ss")
+    password = ", password: {env: LEDGER_PASSWORD}" if written.startswith("postgresql") else ""
+    settings = given_text(file, f"ledger: {{url: '{written}'{password}}}" if written != "null" else "ledger: {url: null}")
+    found = settings.ledger_location()
+    assert found == location or str(found) == str(location).replace("BASE", str(file.parent))
+    assert isinstance(found, str) == bool(password)
+    assert "p@/ss" not in repr(settings)
+    monkeypatch.delenv("LEDGER_PASSWORD")
+    if password:
+        with pytest.raises(ConfigError, match="LEDGER_PASSWORD is not set"):
+            settings.ledger_location()
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("url: 'mysql://h/kb'", "ledger.url: expected sqlite:///PATH or postgresql://USER@HOST/NAME"),
+        ("url: ./ledger.sqlite", "ledger.url: expected sqlite:///PATH or postgresql://USER@HOST/NAME"),
+        ("url: 'postgresql://h'", "ledger.url: expected sqlite:///PATH or postgresql://USER@HOST/NAME"),
+        ("url: 'postgresql://h:port/kb'", "ledger.url: expected sqlite:///PATH or postgresql://USER@HOST/NAME"),
+        ("url: 'sqlite://ledger.sqlite'", "ledger.url: expected sqlite:///PATH with three slashes"),
+        ("url: 'postgresql://kb:hunter2@h/kb'", "ledger.url: a password never stands in the file itself"),
+        ("url: 'postgresql://h/kb?user=kb&password=hunter2'", "ledger.url: a password never stands in the file itself"),
+        ("password: {env: A}", "ledger.password: belongs to a url like postgresql://USER@HOST/NAME"),
+        ("url: 'sqlite:///a', password: {env: A}", "ledger.password: belongs to a url like postgresql://USER@HOST/NAME"),
+        (
+            "url: 'postgresql://h/kb', password: {env: A}",
+            "ledger.password: belongs to a url like postgresql://USER@HOST/NAME",
+        ),
+        ("url: 'postgresql://kb@h/kb', password: hunter2", "ledger.password: expected {env: NAME}"),
+        ("url: 'postgresql://kb@h/kb', passwort: {env: A}", 'ledger.passwort: unknown key, nearest: "password"'),
+    ],
+)
+def test_a_bad_ledger_is_told_with_its_line_and_key(file: Path, written: str, expected: str) -> None:
+    told = problem(file, f"# a comment\nledger: {{{written}}}")
+    assert told.startswith(f"2: {expected}")
+    assert "hunter2" not in told
+
+
+@pytest.mark.parametrize(
     "written",
     [
         "hunter2",

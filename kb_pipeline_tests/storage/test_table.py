@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from kb_pipeline.storage.lease import LeaseLost, LeaseStore
+from kb_pipeline.ledger.errors import LeaseLost
+from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged, Storage, Table, replace, write_json
 
@@ -47,7 +51,7 @@ def test_a_table_is_invisible_until_it_is_published(storage: Storage, tmp_path: 
     with storage.stage(target, SCHEMA) as writer:
         writer.row({"key": "new"})
     assert Table.open(target) is None
-    with LeaseStore(storage.state_path).acquire("t", "a test") as lease:
+    with Ledger.of_file(storage.ledger_path).leases.acquire("t", "a test") as lease:
         Staged(target, writer.path, "f", {}).publish(lease)
     assert keys(target) == ["new"]
     assert list(storage.staging_path.iterdir()) == []
@@ -58,12 +62,42 @@ def test_a_lost_lease_publishes_nothing_and_leaves_nothing_aside(storage: Storag
     write(storage, target, "old")
     with storage.stage(target, SCHEMA) as writer:
         writer.row({"key": "new"})
-    lease = LeaseStore(storage.state_path).acquire("t", "a test")
+    lease = Ledger.of_file(storage.ledger_path).leases.acquire("t", "a test")
     lease.release()
     with pytest.raises(LeaseLost):
         Staged(target, writer.path, "f", {}).publish(lease)
     assert keys(target) == ["old"]
     assert list(storage.staging_path.iterdir()) == []
+
+
+def test_a_publication_on_a_slow_disk_takes_nobody_elses_lease(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Syncing the table takes several times as long as a lease lives; another holder works and publishes meanwhile."""
+    target, ttl = tmp_path / "t.parquet", 0.7
+    with storage.stage(target, SCHEMA) as writer:
+        writer.row({"key": "new"})
+    mine = Ledger.of_file(storage.ledger_path, lease_ttl=ttl).leases
+    others = Ledger.of_file(storage.ledger_path, lease_ttl=ttl).leases
+    syncing, synced = threading.Event(), threading.Event()
+
+    def slow(_: int) -> None:
+        syncing.set()
+        assert synced.wait(30.0)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    with mine.acquire("t", "a slow run") as lease, others.acquire("u", "another run") as other:
+        thread = threading.Thread(target=Staged(target, writer.path, "f", {}).publish, args=(lease,))
+        thread.start()
+        assert syncing.wait(30.0)
+        begin = time.monotonic()
+        while time.monotonic() < begin + 3 * ttl:
+            assert other.commit(lambda _: "published") == "published"
+            thread.join(ttl / 10)
+        assert Table.open(target) is None
+        synced.set()
+        thread.join(30.0)
+    assert keys(target) == ["new"]
 
 
 def test_a_disk_that_fills_up_leaves_the_old_table_and_raises_its_own_error(
