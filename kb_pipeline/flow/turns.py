@@ -42,6 +42,12 @@ class Turns:
         """Whether the whole work is to stop."""
         return self._stopped
 
+    def limit(self, limits: Mapping[str, int]) -> None:
+        """Set how many may work at a time, by what turns are for."""
+        with self._changed:
+            self._limits = dict(limits)
+            self._changed.notify_all()
+
     def stop(self) -> None:
         """End all waiting, now and from now on."""
         with self._changed:
@@ -90,12 +96,11 @@ class Turns:
                 self._changed.wait(left)
             self._check()
 
-    def at_rest(self, unfinished: Callable[[], set[str]]) -> set[str]:
-        """Wait until all who are unfinished can only wait; who they are. Whoever finishes calls ``notify``."""
+    def until(self, condition: Callable[[frozenset[str]], bool]) -> None:
+        """Wait until something holds of those who lent their turns; whatever else it depends on is told by ``notify``."""
         with self._changed:
-            while not (left := unfinished()) <= self._lent.keys():
+            while not condition(frozenset(self._lent)):
                 self._changed.wait()
-            return left
 
     def _take(self, name: str, purpose: str) -> None:
         limit = self._limits.get(purpose)

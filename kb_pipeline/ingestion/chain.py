@@ -7,18 +7,20 @@ What belongs here: which lease covers what, and publication under it. What doesn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kb_pipeline import stages
 from kb_pipeline.embedding.base import Embedder
+from kb_pipeline.flow.tally import Tally
 from kb_pipeline.ingestion import listing
 from kb_pipeline.ingestion.work import Orchestration, Prepared, Work
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import publish, snapshot
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
 from kb_pipeline.monitoring.progress import Progress, Silent
+from kb_pipeline.sources.base import Source, SourceError
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition, layout
 from kb_pipeline.storage.table import Staged
@@ -54,26 +56,56 @@ class Chain:
         self.workspace = workspace
         self.progress = progress or Silent()
         self.lease_wait = lease_wait
+        # By connection: what its source did in this process, and the last orchestration whose listing of it failed.
+        self._tallies: dict[str, Tally] = {}
+        self._unlisted: dict[str, tuple[str, Exception]] = {}
 
     def take_listing(self, connection: str, orchestration: Orchestration) -> listing.ListingInfo:
-        """List a connection, or take the listing this orchestration already made."""
+        """List a connection, or take the listing this orchestration already made.
+
+        One that failed isn't tried again for the same orchestration: shards of a dead connection don't wait for it in turn.
+        """
+        failed = self._unlisted.get(connection)
+        if failed is not None and failed[0] == orchestration.id:
+            raise failed[1]
         config = self.workspace.connection(connection)
 
         def report(count: int) -> None:
             self.progress.update(connection, "listing", count, None)
 
-        return listing.take(
-            self.workspace.storage,
-            self.workspace.ledger.leases,
-            config.type,
-            connection,
-            self.workspace.source(connection),
-            orchestration=orchestration.id,
-            not_before=orchestration.started_at,
-            wait=self.lease_wait,
-            on_progress=report,
-            settings=self.workspace.fingerprint(connection),
-        )
+        try:
+            with self.asking(connection) as source:
+                return listing.take(
+                    self.workspace.storage,
+                    self.workspace.ledger.leases,
+                    config.type,
+                    connection,
+                    source,
+                    orchestration=orchestration.id,
+                    not_before=orchestration.started_at,
+                    wait=self.lease_wait,
+                    on_progress=report,
+                    settings=self.workspace.fingerprint(connection),
+                )
+        except SourceError as error:
+            self._unlisted[connection] = (orchestration.id, error)
+            raise
+
+    @contextmanager
+    def asking(self, connection: str) -> Iterator[Source]:
+        """The source of a connection, asked with patience; what was counted on the way is kept at the end."""
+        tally = self._tallies.get(connection)
+        if tally is None:
+            tally = self._tallies.setdefault(connection, self.workspace.tally(connection))
+        with closing(self.workspace.ask(connection, tally)) as source:
+            yield source
+
+    def troubles(self, connection: str) -> dict[str, object]:
+        """For people: the state of a connection's circuit breaker, and the errors that this process met there."""
+        tally = self._tallies.get(connection)
+        errors = tally.sentences() if tally is not None else {}
+        state = self.workspace.circuit(connection).seen.state.value
+        return {"breaker": state, **({"errors": errors} if errors else {})}
 
     @contextmanager
     def prepare(
@@ -88,6 +120,7 @@ class Chain:
                 partition,
                 self._reporter(partition, stage.name),
                 lambda: self.take_listing(partition.connection, orchestration),
+                lambda: self.asking(partition.connection),
                 embedder,
             )
             prepared: Prepared = stages.load(stage.run)(work)

@@ -130,7 +130,7 @@ def test_waiting_ends_when_what_it_waits_for_is_there() -> None:
     turns.wait(0.01)
 
 
-def test_at_rest_is_when_all_that_are_left_can_only_wait() -> None:
+def test_one_may_wait_until_all_that_are_left_can_only_wait() -> None:
     turns = Turns({"work": 2})
     unfinished = {"good", "silent"}
     ready, go_on = threading.Event(), threading.Event()
@@ -148,8 +148,7 @@ def test_at_rest_is_when_all_that_are_left_can_only_wait() -> None:
         thread.start()
         ready.wait(30)
         threading.Timer(0.02, go_on.set).start()
-        assert turns.at_rest(lambda: set(unfinished)) == {"silent"}
+        turns.until(lambda lent: lent >= unfinished)
+        assert unfinished == {"silent"}
         assert go_on.is_set()
         thread.join()
-    unfinished.clear()
-    assert turns.at_rest(lambda: set(unfinished)) == set()

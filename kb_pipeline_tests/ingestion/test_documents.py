@@ -295,7 +295,11 @@ def test_small_items_are_read_together_and_come_to_the_same(many: MadeMany, tmp_
     assert many.read_keys == ["060.txt", "070.txt"]
     assert staged.counts["listed"] == staged.counts["indexed"] + staged.counts["quarantined"] == 100
     alone = Made(
-        Storage(tmp_path / "alone"), LeaseStore(tmp_path / "alone.sqlite"), many.bytes, many.items, limits=many.limits
+        Storage(tmp_path / "alone"),
+        Ledger.of_file(tmp_path / "alone.sqlite").leases,
+        many.bytes,
+        many.items,
+        limits=many.limits,
     )
     assert alone.run().fingerprint == staged.fingerprint
     assert max(many.asked) <= READ_MANY_ITEMS

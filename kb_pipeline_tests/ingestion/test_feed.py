@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from kb_pipeline.ingestion import feed, listing
 from kb_pipeline.ingestion.listed import ListingDigest
+from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.sources.base import Item, ListingFailed
 from kb_pipeline.sources.capabilities import Change, ChangePage
-from kb_pipeline.storage.lease import LeaseStore
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Storage
 from kb_pipeline_tests.sources.capable import Capable
@@ -38,7 +38,7 @@ class Listings:
         """List, however it is done."""
         return listing.take(
             self.storage,
-            LeaseStore(self.storage.state_path),
+            Ledger.of_file(self.storage.ledger_path).leases,
             "made_up",
             "c",
             self.source,
