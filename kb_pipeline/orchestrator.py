@@ -28,7 +28,7 @@ from kb_pipeline import stages
 from kb_pipeline.definitions import build_defs
 from kb_pipeline.defs import history
 from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, chain_job_name
-from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, ORCHESTRATION_TAG, PROCESS_TAG, USER_TAG
+from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, ORCHESTRATION_TAG, PROCESS_TAG, USER_TAG, breaker_tag
 from kb_pipeline.defs.partitions import register
 from kb_pipeline.flow.errors import ErrorClass, classify, innermost
 from kb_pipeline.flow.turns import Stopped, Turns
@@ -182,7 +182,7 @@ class Orchestrator:
         """One asset of one partition; None when it succeeded."""
         register(self._instance, self._workspace)
         selection = [dg.AssetKey([partition.type, asset])]
-        tags = self._tags(uuid.uuid4().hex, options)
+        tags = self._tags(uuid.uuid4().hex, options) | breaker_tag(self._workspace, partition.connection)
         job = chain_job_name(partition.type)
         _, fault = self._execute(partition.connection, job, tags, options, partition.key, selection)
         return fault
@@ -300,7 +300,7 @@ class Orchestrator:
                 result, fault = self._execute(
                     partition.connection,
                     chain_job_name(partition.type),
-                    self._tags(orchestration, options),
+                    self._tags(orchestration, options) | breaker_tag(self._workspace, partition.connection),
                     options,
                     partition.key,
                     [dg.AssetKey([partition.type, stage.name]) for stage in group],
@@ -318,8 +318,8 @@ class Orchestrator:
     def _without_source(self, groups: Sequence[tuple[Stage, ...]], partition: Partition) -> list[tuple[Stage, ...]]:
         """What remains to be done for a partition whose source can't be reached.
 
-        What is stored of it must follow the settings all the same: otherwise a new model's release would wait for it, and one
-        dead connection would hold up all the others.
+        What is stored of it must follow the settings all the same: otherwise a new model's release would wait for it, and
+        one dead connection would hold up all the others.
         """
         source = stages.first()
         if not self._workspace.storage.table_path(source.name, partition).exists():

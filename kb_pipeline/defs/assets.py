@@ -122,7 +122,7 @@ def _run_stage(
             try:
                 pending[key] = leases.enter_context(chain.prepare(stage, partition, orchestration, embedder))
             except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
-                failures[key] = failure(f"{type_}/{asset} of {key}", error)
+                failures[key] = failure(f"{type_}/{asset} of {key}", error, _troubles(chain, stage, partition))
                 _record(context, chain, partition, asset, (classify(error).value, str(error)))
         if failures:
             _publish_by_hand(context, pending, failures, stage.preview)
@@ -130,7 +130,8 @@ def _run_stage(
             raise combined(list(failures.values()), _advice(f"{type_}/{asset}", failures, set(pending) - set(failures)))
         for key, each in pending.items():
             # Per partition: metadata of the output itself would be recorded alike for every partition of the run.
-            context.add_asset_metadata(_metadata(each, stage.preview), partition_key=key)
+            facts = _troubles(chain, stage, parse_key(type_, key))
+            context.add_asset_metadata({**_metadata(each, stage.preview), **facts}, partition_key=key)
         fingerprints = sorted(each.staged.fingerprint for each in pending.values())
         version = fingerprints[0] if len(fingerprints) == 1 else identity.digest(fingerprints)
         # The publication happens while this generator is suspended: the leases are still held then.
@@ -161,6 +162,11 @@ def _metadata(pending: Pending, preview_columns: Sequence[str]) -> dict[str, Any
     staged = pending.staged
     text = preview(staged.aside or staged.target, preview_columns)
     return {**staged.counts, "preview": dg.MetadataValue.md(text)}
+
+
+def _troubles(chain: Chain, stage: Stage, partition: Partition) -> dict[str, Any]:
+    """Of a stage that asks the source: its circuit breaker, and the errors that were met."""
+    return chain.troubles(partition.connection) if stage.retried else {}
 
 
 def _advice(what: str, failed: Iterable[str], published: Set[str]) -> str:

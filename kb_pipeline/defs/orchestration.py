@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 
 from kb_pipeline.flow.errors import ErrorClass, diagnose
 from kb_pipeline.ingestion.work import Orchestration
+from kb_pipeline.ingestion.workspace import Workspace
 
 ORCHESTRATION_TAG = "kb/orchestration"
 CONNECTIONS_TAG = "kb/connections"
 USER_TAG = "kb/user"
 PROCESS_TAG = "kb/process"
 """``pid:start time`` of the process that executes the run itself; lets a later one reap it when it was killed."""
+BREAKER_TAG = "kb/breaker"
+"""State of the connection's circuit breaker when the run was asked for."""
 
 _BACKFILL_TAG = "dagster/backfill"
 _RETRIED = frozenset({ErrorClass.NETWORK, ErrorClass.RATE_LIMITING})
@@ -35,6 +39,11 @@ def of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) ->
     return Orchestration(id_, created, f"run {run.run_id[:8]} of {run.job_name}")
 
 
+def breaker_tag(workspace: Workspace, connection: str) -> dict[str, str]:
+    """The tag of a run of one connection."""
+    return {BREAKER_TAG: workspace.circuit(connection).seen.state.value}
+
+
 @contextmanager
 def told_to_dagster(what: str) -> Iterator[None]:
     """Turn an exception into a Failure whose description is the sentence a person needs.
@@ -49,8 +58,8 @@ def told_to_dagster(what: str) -> Iterator[None]:
         raise failure(what, error) from error
 
 
-def failure(what: str, error: Exception) -> dg.Failure:
-    """A Failure for ``what`` with the class of the error in its metadata and the error itself as its cause."""
+def failure(what: str, error: Exception, facts: Mapping[str, Any] | None = None) -> dg.Failure:
+    """A Failure for ``what`` with the class of the error and further facts in its metadata, and the error as its cause."""
     found = diagnose(error)
     kind = found.kind
     sentence = str(error) or type(error).__name__
@@ -58,7 +67,7 @@ def failure(what: str, error: Exception) -> dg.Failure:
         sentence = f"{type(error).__name__}: {sentence}"
     result = dg.Failure(
         description=f"{what}: {sentence}",
-        metadata={"error_class": kind.value, "message": sentence},
+        metadata={"error_class": kind.value, "message": sentence, **(facts or {})},
         allow_retries=kind in _RETRIED and not found.lasting,
     )
     result.__cause__ = error

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kb_pipeline import stages
 from kb_pipeline.embedding.base import Embedder
@@ -100,7 +100,7 @@ class Chain:
         with closing(self.workspace.ask(connection, tally)) as source:
             yield source
 
-    def troubles(self, connection: str) -> dict[str, object]:
+    def troubles(self, connection: str) -> dict[str, Any]:
         """For people: the state of a connection's circuit breaker, and the errors that this process met there."""
         tally = self._tallies.get(connection)
         errors = tally.sentences() if tally is not None else {}
