@@ -7,13 +7,13 @@ and stores are loaded by the runs that need them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from kb_pipeline.defs import assets, checks, history, jobs, schedules, sensors
+from kb_pipeline.defs import assets, checks, failures, history, jobs, schedules, sensors
 from kb_pipeline.defs.io_managers import PartitionTables
 from kb_pipeline.defs.resources import chain_resource, embedder_resource
 from kb_pipeline.ingestion.chain import Chain
@@ -36,11 +36,13 @@ def build_defs(
     *,
     progress: Progress | None = None,
     resources: Mapping[str, Any] | None = None,
+    on_failure: Sequence[failures.Hook] = (),
 ) -> dg.Definitions:
     """The whole project as Dagster definitions.
 
     ``settings`` default to the kb.yaml of ``config_path()``; ``resources`` replaces resources by key
-    (``embedder``, ``chain``, ``partition_tables``). Raises ConfigError for a missing or bad kb.yaml.
+    (``embedder``, ``chain``, ``partition_tables``); ``on_failure`` is called for every failed run that the daemon sees.
+    Raises ConfigError for a missing or bad kb.yaml.
     """
     workspace = Workspace(settings if settings is not None else load(config_path()))
     progress = progress or Silent()
@@ -48,8 +50,8 @@ def build_defs(
     executor = dg.in_process_executor if workspace.settings.executor == "in_process" else dg.multiprocess_executor
     return dg.Definitions(
         assets=[
-            *(asset for type_ in types for asset in assets.chain_assets(type_)),
-            assets.knowledge_base_asset(types),
+            *(asset for type_ in types for asset in assets.chain_assets(type_, workspace)),
+            assets.knowledge_base_asset(types, workspace),
         ],
         asset_checks=[
             *(check for type_ in types for check in checks.partition_checks(type_)),
@@ -59,6 +61,7 @@ def build_defs(
         sensors=[
             *(sensors.discovery(type_, workspace) for type_ in types),
             sensors.corpus_trigger(Chain(workspace, progress)),
+            failures.run_failures(workspace, on_failure),
             history.housekeeping(workspace),
         ],
         schedules=[schedules.nightly(type_, workspace) for type_ in types],

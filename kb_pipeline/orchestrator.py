@@ -48,6 +48,9 @@ MAX_CONCURRENT_LISTINGS = 8
 _LISTING, _INGESTING = "listing", "ingesting"
 _logger = logging.getLogger(__name__)
 
+_SAID: set[str] = set()
+"""Sentences about the instance that this process has said: once is enough."""
+
 OverallStatus = Literal["completed", "completed_with_issues", "failed", "cancelled"]
 
 
@@ -351,9 +354,13 @@ class Orchestrator:
 
     def _drop_old_runs(self, limit: int) -> None:
         try:
-            history.prune(self._instance, self._workspace, limit)
+            dropped = history.prune(self._instance, self._workspace, limit)
         except Exception as error:  # noqa: BLE001 - what was ingested is none the worse for it
             _logger.warning("old runs could not be dropped, the next run tries again: %s", innermost(error))
+        else:
+            if dropped.alone is not None and dropped.alone not in _SAID:
+                _SAID.add(dropped.alone)
+                _logger.warning("%s", dropped.alone)
 
     def _tags(self, orchestration: str, options: Options) -> dict[str, str]:
         process = psutil.Process()

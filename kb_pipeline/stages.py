@@ -38,6 +38,9 @@ class Stage:
     """Name of the stage it is made from; ``INVENTORY`` for the first."""
     run: str
     """``module:function`` from an ``ingestion.work.Work`` to an ``ingestion.work.Prepared``."""
+    version: str
+    """``module:function`` from an ``ingestion.workspace.Workspace`` to Dagster's code version: all that decides what is made
+    of equal input, as far as it can be told without opening anything."""
     schema: Callable[[int], pa.Schema]
     """Schema of its table for vectors of a dimension."""
     description: str
@@ -65,6 +68,7 @@ STAGES: tuple[Stage, ...] = (
         "documents",
         upstream=INVENTORY,
         run="kb_pipeline.ingestion.documents:prepare",
+        version="kb_pipeline.ingestion.documents:version",
         schema=lambda dimension: tables.DOCUMENTS,
         description="Every listed item with its outcome; the documents of those that could be parsed.",
         preview=("key", "status", "title", "uri", "detail"),
@@ -77,6 +81,7 @@ STAGES: tuple[Stage, ...] = (
         "chunks",
         upstream="documents",
         run="kb_pipeline.ingestion.chunks:prepare",
+        version="kb_pipeline.ingestion.chunks:version",
         schema=lambda dimension: tables.CHUNKS,
         description="Spans of the documents' texts, sized in the model's own tokens.",
         preview=("key", "ordinal", "n_tokens", "heading_path", "text"),
@@ -87,6 +92,7 @@ STAGES: tuple[Stage, ...] = (
         "embeddings",
         upstream="chunks",
         run="kb_pipeline.ingestion.embeddings:prepare",
+        version="kb_pipeline.ingestion.embeddings:version",
         schema=tables.embeddings,
         description="A vector for every chunk; each distinct text is computed once, ever.",
         preview=("chunk_id", "text_sha256"),

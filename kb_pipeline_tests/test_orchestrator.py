@@ -13,6 +13,7 @@ from kb_pipeline.knowledge_base.search import Release
 from kb_pipeline.orchestrator import Options, Orchestrator, Report
 from kb_pipeline.settings.load import load
 from kb_pipeline.storage.table import Storage
+from kb_pipeline.tables import values
 from kb_pipeline_tests.defs.conftest import HashEmbedder
 
 
@@ -54,5 +55,5 @@ def test_a_change_of_model_does_not_wait_for_a_dead_connection(project: Path) ->
     current = Releases(storage).current()
     assert current is not None
     assert current.model_id == OtherEmbedder.model_id
-    keys = Release(storage, current).to_arrow(["connection"]).column(0).to_pylist()
+    keys = values(Release(storage, current).to_arrow(["connection"]).column(0))
     assert sorted(set(keys)) == ["north", "south"]

@@ -6,47 +6,62 @@ What belongs here: keys, partitions, pools, metadata. What doesn't: the work, wh
 
 # No `from __future__ import annotations`: Dagster looks at the annotations of `context` as objects.
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
-import pyarrow.parquet as pq
 from sqlalchemy.exc import SQLAlchemyError
 
 from kb_pipeline import stages, tables
-from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, RETRY_POLICY, combined, failure, of_run, told_to_dagster
+from kb_pipeline.defs import metadata
+from kb_pipeline.defs.orchestration import (
+    CONNECTIONS_TAG,
+    DISCOVERY,
+    ORCHESTRATION_TAG,
+    RETRY_POLICY,
+    TRIGGER_TAG,
+    combined,
+    failure,
+    of_run,
+    told_to_dagster,
+)
 from kb_pipeline.defs.partitions import drop_superseded, partitions_def
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.flow.errors import classify
-from kb_pipeline.ingestion.chain import Chain, Pending
+from kb_pipeline.ingestion.chain import Chain, OnListing
+from kb_pipeline.ingestion.listing import ListingInfo
+from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.publish import Model
 from kb_pipeline.ledger.errors import LedgerUnavailable
+from kb_pipeline.sources.registry import source_types, version
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition, parse_key
+from kb_pipeline.storage.table import Staged
 
 KNOWLEDGE_BASE = dg.AssetKey(["corpus", "knowledge_base"])
 _DATA_VERSION_TAG = "dagster/data_version"
-_PREVIEW_ROWS = 5
-_PREVIEW_CHARACTERS = 80
 
 
-def chain_assets(type_: str) -> list[dg.AssetsDefinition]:
+def chain_assets(type_: str, workspace: Workspace) -> list[dg.AssetsDefinition]:
     """``<type>/inventory`` and after it the stages, of one source type."""
-    return [_inventory(type_), *(_stage(type_, stage) for stage in stages.STAGES)]
+    return [_inventory(type_, workspace), *(_stage(type_, stage, workspace) for stage in stages.STAGES)]
 
 
-def _inventory(type_: str) -> dg.AssetsDefinition:
+def _inventory(type_: str, workspace: Workspace) -> dg.AssetsDefinition:
+    connector = source_types().get(type_)  # None where it was uninstalled, but has tables
+    code = ["kb_pipeline.ingestion.listing:take", *([connector.value] if connector is not None else [])]
+
     @dg.asset(
         key=[type_, stages.INVENTORY],
         group_name=type_,
         kinds={"parquet"},
         description=f"Lists every {type_} connection, concurrently; one that fails doesn't stop the others.",
-        metadata={"dagster/column_schema": column_schema(tables.LISTING)},
+        metadata=metadata.of_definition(tables.LISTING, workspace.storage.root / type_ / stages.INVENTORY, *code),
+        owners=workspace.settings.owners,
+        code_version=version(connector) if connector is not None else None,
         output_required=False,
     )
     def inventory(context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain]) -> Iterator[dg.MaterializeResult[Any]]:
@@ -58,11 +73,11 @@ def _inventory(type_: str) -> dg.AssetsDefinition:
             if config.type == type_ and (chosen is None or config.name in chosen.split(","))
         ]
         failed: dict[str, str] = {}
-        listed: dict[str, int] = {}
+        listed: dict[str, ListingInfo] = {}
 
         def list_one(name: str) -> None:
             try:
-                listed[name] = chain.take_listing(name, orchestration).items
+                listed[name] = chain.take_listing(name, orchestration)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one connection must not stop the others
                 failed[name] = f"{classify(error).value}: {error}"
                 context.log.error(f"connection {name}: {error}")
@@ -70,8 +85,15 @@ def _inventory(type_: str) -> dg.AssetsDefinition:
         with ThreadPoolExecutor(max_workers=max(1, min(8, len(names)))) as executor:
             list(executor.map(list_one, names))
         if listed or not failed:
+            items = {name: info.items for name, info in sorted(listed.items())}
             yield dg.MaterializeResult(
-                metadata={"listed": sum(listed.values()), "connections": listed, "failed_connections": failed}
+                metadata={
+                    "listed": sum(items.values()),
+                    "connections": items,
+                    "failed_connections": failed,
+                    metadata.ALL_ROWS: sum(items.values()),
+                },
+                data_version=dg.DataVersion(identity.digest({name: info.digest for name, info in listed.items()})),
             )
         else:
             sentences = "; ".join(f"{name}: {why}" for name, why in sorted(failed.items()))
@@ -80,7 +102,7 @@ def _inventory(type_: str) -> dg.AssetsDefinition:
     return inventory
 
 
-def _stage(type_: str, stage: Stage) -> dg.AssetsDefinition:
+def _stage(type_: str, stage: Stage, workspace: Workspace) -> dg.AssetsDefinition:
     """The asset of one stage. Resources are named, not taken as parameters: not every stage needs the embedder."""
     resources = {"chain", "embedder"} if stage.embeds else {"chain"}
 
@@ -96,72 +118,71 @@ def _stage(type_: str, stage: Stage) -> dg.AssetsDefinition:
         retry_policy=RETRY_POLICY if stage.retried else None,
         required_resource_keys=resources,
         description=stage.description,
-        metadata={"dagster/column_schema": column_schema(stage.schema(1))},
+        metadata=metadata.of_definition(stage.schema(1), workspace.storage.root / type_ / stage.name, stage.run),
+        owners=workspace.settings.owners,
+        code_version=stages.load(stage.version)(workspace),
     )
-    def made(context: dg.AssetExecutionContext) -> Iterator[dg.Output[Any]]:
+    def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         embedder = context.resources.embedder if stage.embeds else None
-        yield from _run_stage(context, context.resources.chain, type_, stage, embedder)
+        return _make(context, context.resources.chain, type_, stage, embedder)
 
     return made
 
 
-def _run_stage(
+def _make(
     context: dg.AssetExecutionContext, chain: Chain, type_: str, stage: Stage, embedder: Embedder | None
-) -> Iterator[dg.Output[Any]]:
-    """Run one stage for every partition of the run, each on its own; the IO manager publishes at the yield.
+) -> dg.MaterializeResult[Any]:
+    """Make and publish one stage of every partition of the run, each on its own.
 
     When some partitions fail, the others are published and recorded all the same, and the run fails naming those that did.
     """
     orchestration = of_run(context)
-    asset = stage.name
-    pending: dict[str, Pending] = {}
+    made: dict[str, Staged] = {}
     failures: dict[str, dg.Failure] = {}
-    with ExitStack() as leases:
-        for key in context.partition_keys:
-            partition = parse_key(type_, key)
-            try:
-                pending[key] = leases.enter_context(chain.prepare(stage, partition, orchestration, embedder))
-            except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
-                failures[key] = failure(f"{type_}/{asset} of {key}", error, _troubles(chain, stage, partition))
-                _record(context, chain, partition, asset, (classify(error).value, str(error)))
-        if failures:
-            _publish_by_hand(context, pending, failures, stage.preview)
-            _record_success(context, chain, type_, asset, set(pending) - set(failures))
-            raise combined(list(failures.values()), _advice(f"{type_}/{asset}", failures, set(pending) - set(failures)))
-        for key, each in pending.items():
-            # Per partition: metadata of the output itself would be recorded alike for every partition of the run.
-            facts = _troubles(chain, stage, parse_key(type_, key))
-            context.add_asset_metadata({**_metadata(each, stage.preview), **facts}, partition_key=key)
-        fingerprints = sorted(each.staged.fingerprint for each in pending.values())
-        version = fingerprints[0] if len(fingerprints) == 1 else identity.digest(fingerprints)
-        # The publication happens while this generator is suspended: the leases are still held then.
-        yield dg.Output(pending, data_version=dg.DataVersion(version))
-        _record_success(context, chain, type_, asset, pending)
-
-
-def _publish_by_hand(
-    context: dg.AssetExecutionContext,
-    pending: Mapping[str, Pending],
-    failures: dict[str, dg.Failure],
-    preview_columns: Sequence[str],
-) -> None:
-    """Publish what is ready in a run that must fail: an output would be recorded for the failed partitions as well."""
-    for key, each in pending.items():
-        metadata = _metadata(each, preview_columns)
+    for key in context.partition_keys:
+        partition = parse_key(type_, key)
         try:
-            each.publish()
+            made[key] = chain.make(stage, partition, orchestration, embedder, _observer(context, partition))
         except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
-            failures[key] = failure(f"{context.asset_key.to_user_string()} of {key}", error)
-            continue
-        tags = {_DATA_VERSION_TAG: each.staged.fingerprint}
-        context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata, tags=tags))
+            failures[key] = failure(f"{type_}/{stage.name} of {key}", error, _troubles(chain, stage, partition))
+            _record(context, chain, partition, stage.name, (classify(error).value, str(error)))
+        else:
+            _record(context, chain, partition, stage.name, None)
+    if failures:
+        for key, staged in made.items():
+            # By hand: a result would be recorded for the partitions that failed as well.
+            tags = {_DATA_VERSION_TAG: staged.fingerprint}
+            numbers = _numbers(staged, stage.preview)
+            context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=numbers, tags=tags))
+        raise combined(list(failures.values()), _advice(f"{type_}/{stage.name}", failures, made.keys()))
+    for key, staged in made.items():
+        # Per partition: metadata of the result itself would be recorded alike for every partition of the run.
+        troubles = _troubles(chain, stage, parse_key(type_, key))
+        context.add_asset_metadata({**_numbers(staged, stage.preview), **troubles}, partition_key=key)
+    fingerprints = sorted(staged.fingerprint for staged in made.values())
+    # Dagster takes one version for all partitions of a run.
+    version = fingerprints[0] if len(fingerprints) == 1 else identity.digest(fingerprints)
+    return dg.MaterializeResult(data_version=dg.DataVersion(version))
 
 
-def _metadata(pending: Pending, preview_columns: Sequence[str]) -> dict[str, Any]:
-    """Numbers and a preview: of what is about to be published, or of what stands."""
-    staged = pending.staged
-    text = preview(staged.aside or staged.target, preview_columns)
-    return {**staged.counts, "preview": dg.MetadataValue.md(text)}
+def _observer(context: dg.AssetExecutionContext, partition: Partition) -> OnListing:
+    """Keeps the inventory in step in the UI: a listing that a run makes is an observation of it.
+
+    So is one that a sensor made and asked for this run with; where there are shards, the first one tells it.
+    """
+    discovered = context.run.tags.get(TRIGGER_TAG) == DISCOVERY and partition.shard == 1
+
+    def observe(info: ListingInfo, made: bool) -> None:
+        if made or (discovered and info.orchestration == context.run.tags.get(ORCHESTRATION_TAG)):
+            seen: dict[str, Any] = {"connection": partition.connection, "listed": info.items, "listing_id": info.listing_id}
+            context.log_event(dg.AssetObservation(dg.AssetKey([partition.type, stages.INVENTORY]), metadata=seen))
+
+    return observe
+
+
+def _numbers(staged: Staged, preview_columns: Sequence[str]) -> dict[str, Any]:
+    """What a stage counted, and what its table shows."""
+    return {**staged.counts, **metadata.of_table(staged.target, preview_columns)}
 
 
 def _troubles(chain: Chain, stage: Stage, partition: Partition) -> dict[str, Any]:
@@ -179,22 +200,18 @@ def _advice(what: str, failed: Iterable[str], published: Set[str]) -> str:
     )
 
 
-def _record_success(context: dg.AssetExecutionContext, chain: Chain, type_: str, asset: str, keys: Iterable[str]) -> None:
-    for key in keys:
-        _record(context, chain, parse_key(type_, key), asset, None)
-
-
 def _record(
     context: dg.AssetExecutionContext, chain: Chain, partition: Partition, asset: str, error: tuple[str, str] | None
 ) -> None:
     try:
-        chain.record(partition, asset, error)
+        chain.workspace.record(partition, asset, error)
     except (OSError, SQLAlchemyError, LedgerUnavailable) as trouble:
         context.log.error(f"the outcome of {partition.connection} could not be recorded: {trouble}")
 
 
-def knowledge_base_asset(types: Sequence[str]) -> dg.AssetsDefinition:
+def knowledge_base_asset(types: Sequence[str], workspace: Workspace) -> dg.AssetsDefinition:
     """``corpus/knowledge_base``: the searchable release."""
+    freshness = workspace.settings.freshness
 
     @dg.asset(
         key=KNOWLEDGE_BASE,
@@ -205,7 +222,14 @@ def knowledge_base_asset(types: Sequence[str]) -> dg.AssetsDefinition:
         group_name="corpus",
         kinds={"lancedb"},
         description="The index of all connections, and the release that readers see.",
-        metadata={"dagster/column_schema": column_schema(tables.index(1))},
+        metadata=metadata.of_definition(
+            tables.index(1), workspace.storage.knowledge_base_path / "index", "kb_pipeline.knowledge_base.publish:publish"
+        ),
+        owners=workspace.settings.owners,
+        code_version=identity.digest(tables.describe(tables.index(1)))[:8],
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(hours=freshness.hours), warn_window=timedelta(hours=freshness.warn_hours)
+        ),
     )
     def knowledge_base(
         context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain], embedder: dg.ResourceParam[Embedder]
@@ -233,25 +257,3 @@ def knowledge_base_asset(types: Sequence[str]) -> dg.AssetsDefinition:
         )
 
     return knowledge_base
-
-
-def column_schema(schema: pa.Schema) -> dg.TableSchema:
-    """Dagster's column schema of an Arrow schema, descriptions included."""
-    return dg.TableSchema(
-        columns=[dg.TableColumn(name, type=kind, description=text) for name, kind, text in tables.describe(schema)]
-    )
-
-
-def preview(path: Path, columns: Sequence[str]) -> str:
-    """The first rows of a Parquet file as a Markdown table; long values are shortened."""
-    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_PREVIEW_ROWS, columns=list(columns)):
-            lines += [f"| {' | '.join(_cell(row[name]) for name in columns)} |" for row in batch.to_pylist()]
-            break
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    text = " ".join(str("" if value is None else value).split()).replace("|", "\\|")
-    return text if len(text) <= _PREVIEW_CHARACTERS else text[: _PREVIEW_CHARACTERS - 1] + "…"

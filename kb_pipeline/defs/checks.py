@@ -17,8 +17,6 @@ from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition, parse_key
 from kb_pipeline.storage.table import Storage
 
-_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-
 Check = Callable[[Storage, Partition], Finding]
 
 
@@ -41,22 +39,12 @@ def _partition_check(type_: str, stage: Stage, check: Check) -> dg.AssetChecksDe
         storage = chain.workspace.storage
         with told_to_dagster(f"{check.__name__} of {type_}/{asset}"):
             findings = []
-            for partition in _partitions(context, type_):
+            for partition in (parse_key(type_, key) for key in context.partition_keys):
                 lacks = _lacks(storage, partition, stage)
                 findings.append(check(storage, partition) if lacks is None else _never_made(partition, lacks))
         return _result(findings)
 
     return run
-
-
-def _partitions(context: dg.AssetCheckExecutionContext, type_: str) -> list[Partition]:
-    """Partitions of the run: one, or a range of them. Dagster itself refuses to record the check of a run without any."""
-    if context.has_partition_key:
-        return [parse_key(type_, str(context.partition_key))]
-    tags = context.run.tags
-    keys = list(context.instance.get_dynamic_partitions(f"kb_{type_}"))
-    first, last = keys.index(tags[_RANGE_START]), keys.index(tags[_RANGE_END])
-    return [parse_key(type_, key) for key in keys[first : last + 1]]
 
 
 def _lacks(storage: Storage, partition: Partition, stage: Stage) -> str | None:

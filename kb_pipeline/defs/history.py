@@ -19,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 
 LEASE = "dagster/history"
+TESTED = frozenset({"1.13.27"})
+"""Dagster's versions whose tables this was tested with. After an upgrade: run the tests of this module, then add it."""
 INTERVAL_SECONDS = 600
 """Seconds between two looks of the daemon."""
 MAX_RUNS = 200
@@ -52,23 +54,45 @@ _BUSY_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """What went: runs, and materializations of runs that were gone already."""
+    """What went: runs, and materializations of runs that were gone already; or why everything was left ``alone``."""
 
     runs: int = 0
     materializations: int = 0
+    alone: str | None = None
+
+
+def reason_to_leave_alone(instance: dg.DagsterInstance) -> str | None:
+    """Why this instance's history isn't touched, as a sentence; None when it may be.
+
+    Pruning writes into Dagster's own SQLite tables, so they must be ones that it knows.
+    """
+    from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage  # imports SQLAlchemy: slow
+
+    kind = type(instance.event_log_storage)
+    if not issubclass(kind, SqliteEventLogStorage):
+        return (
+            f"old runs are kept: the run history lies in {kind.__name__}, and only Dagster's SQLite storage is pruned; "
+            "set its retention with your database"
+        )
+    if dg.__version__ not in TESTED:
+        known = ", ".join(sorted(TESTED))
+        return (
+            f"old runs are kept: pruning was tested with Dagster {known}, and this is {dg.__version__}; "
+            "delete runs in the UI, or install a tested version"
+        )
+    return None
 
 
 def prune(instance: dg.DagsterInstance, workspace: Workspace, limit: int) -> Dropped:
     """Drop runs that ``history`` of kb.yaml no longer keeps, at most ``limit``.
 
-    Does nothing while another process does it, and on an instance with another storage than SQLite. Raises what the
-    storage raises when it can't be written; the next call then goes on from there.
+    Does nothing while another process does it, and where ``reason_to_leave_alone`` says why. Raises what the storage raises
+    when it can't be written; the next call then goes on from there.
     """
-    from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage  # imports SQLAlchemy: slow
-
-    events = instance.event_log_storage
-    if not isinstance(events, SqliteEventLogStorage):
-        return Dropped()
+    alone = reason_to_leave_alone(instance)
+    if alone is not None:
+        return Dropped(alone=alone)
+    events = cast("SqliteEventLogStorage", instance.event_log_storage)
     try:
         lease = workspace.ledger.leases.acquire(LEASE, "dropping old runs")
     except LeaseHeld:
@@ -197,6 +221,6 @@ def housekeeping(workspace: Workspace) -> dg.SensorDefinition:
     )
     def drop(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         dropped = prune(context.instance, workspace, MAX_RUNS)
-        return dg.SkipReason(f"{dropped.runs} old runs dropped" if dropped.runs else "no run to drop")
+        return dg.SkipReason(dropped.alone or (f"{dropped.runs} old runs dropped" if dropped.runs else "no run to drop"))
 
     return drop

@@ -1,6 +1,6 @@
-"""The IO manager: publishes staged partition tables, and loads published ones for assets and notebooks.
+"""The IO manager: loads published partition tables for other people's assets and for notebooks.
 
-Handles ranges: a run may hold several partition keys whatever the backfill policy, and each is published on its own.
+It stores nothing: our assets publish their tables themselves, under their leases (``ingestion.chain``).
 """
 
 from __future__ import annotations
@@ -14,36 +14,28 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kb_pipeline.defs.orchestration import combined, failure
-from kb_pipeline.ingestion.chain import Pending
 from kb_pipeline.storage.partitions import parse_key
 from kb_pipeline.storage.table import Storage
 
 
 class PartitionTables(dg.IOManager):
-    """Stores ``<type>/<asset>`` partitions as Parquet, replaced atomically under their lease.
+    """Loads ``<type>/<stage>``, and stores nothing.
 
-    Output: a mapping from partition key to ``Pending``. Input: a ``pyarrow.Table`` or ``pandas.DataFrame`` with the rows
-    of all partitions asked for when the parameter is so annotated, otherwise a mapping from key to file path. Partitions
-    that were never published are left out of a range, and are an error when asked for alone.
+    As a ``pyarrow.Table`` or ``pandas.DataFrame`` with the rows of all partitions asked for when the parameter is so
+    annotated, otherwise as a mapping from key to file path.
+
+    Partitions that were never published are left out of a range, and are an error when asked for alone.
     """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def handle_output(self, context: dg.OutputContext, obj: Mapping[str, Pending]) -> None:
-        """Publish each partition, whatever becomes of the others. Raises Failure naming those that could not be."""
-        expected = set(context.asset_partition_keys)
-        if set(obj) != expected:
-            raise ValueError(f"the run is about {sorted(expected)}, but the asset made {sorted(obj)}")
-        failures = []
-        for key in sorted(obj):
-            try:
-                obj[key].publish()
-            except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
-                failures.append(failure(f"{context.asset_key.to_user_string()} of {key}", error))
-        if failures:
-            raise combined(failures)
+    def handle_output(self, context: dg.OutputContext, obj: object) -> None:
+        """Refuse: only the stages of kb_pipeline have tables here. Raises NotImplementedError."""
+        raise NotImplementedError(
+            f"{context.asset_key.to_user_string()}: the IO manager partition_tables only loads tables of kb_pipeline; "
+            "give the asset an io_manager_key of its own"
+        )
 
     def load_input(self, context: dg.InputContext) -> Any:
         """The published tables of the partitions asked for."""

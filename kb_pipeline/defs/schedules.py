@@ -3,6 +3,7 @@
 import dagster as dg
 
 from kb_pipeline.defs.jobs import chain_job_name
+from kb_pipeline.defs.orchestration import TRIGGER_TAG
 from kb_pipeline.defs.partitions import register, wanted_keys
 from kb_pipeline.ingestion.workspace import Workspace
 
@@ -23,7 +24,7 @@ def nightly(type_: str, workspace: Workspace) -> dg.ScheduleDefinition:
         register(context.instance, workspace)
         when = context.scheduled_execution_time.isoformat()
         return [
-            dg.RunRequest(run_key=f"{key}:{when}", partition_key=key, tags={"kb/trigger": "nightly"})
+            dg.RunRequest(run_key=f"{key}:{when}", partition_key=key, tags={TRIGGER_TAG: "nightly"})
             for key in wanted_keys(workspace, type_)
         ]
 

@@ -16,6 +16,7 @@ import dagster as dg
 
 from kb_pipeline import stages
 from kb_pipeline.defs.jobs import CORPUS_JOB, chain_job_name
+from kb_pipeline.defs.orchestration import DISCOVERY, ORCHESTRATION_TAG, TRIGGER_TAG
 from kb_pipeline.defs.partitions import partitions_def, unregistered_keys
 from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.ingestion.listed import ListingDigest
@@ -176,7 +177,7 @@ def _requests(
     cursor.requested[config.name] = (digest, now)
     for partition in partitions:
         run_key = f"{partition.key}:{digest}:{int(now)}"
-        tags = {"kb/trigger": "discovery", "kb/orchestration": f"{config.name}:{digest}:{int(now)}"}
+        tags = {TRIGGER_TAG: DISCOVERY, ORCHESTRATION_TAG: f"{config.name}:{digest}:{int(now)}"}
         yield dg.RunRequest(run_key=run_key, partition_key=partition.key, tags=tags)
 
 
@@ -197,8 +198,13 @@ def _running(instance: dg.DagsterInstance, job_name: str, keys: set[str]) -> boo
 
 
 def corpus_trigger(chain: Chain) -> dg.SensorDefinition:
-    """Asks for a release once changed partitions have been quiet for ``sensors.debounce_seconds``."""
+    """Asks for a release once changed partitions have been quiet for ``sensors.debounce_seconds``.
+
+    Where nothing changes it asks once in ``freshness.confirm_hours``, so that readers can tell an index that is in step from
+    one that nobody looked at.
+    """
     workspace = chain.workspace
+    confirm_seconds = workspace.settings.freshness.confirm_hours * 3600.0
 
     @dg.sensor(
         name="corpus_trigger",
@@ -212,12 +218,14 @@ def corpus_trigger(chain: Chain) -> dg.SensorDefinition:
         seen: dict[str, str | float] = json.loads(context.cursor) if context.cursor else {}
         now = time.time()
         if fingerprint == seen.get("released"):
-            if "asked" not in seen or now - float(seen["asked"]) < RETRY_SECONDS:
+            waited = now - float(seen.get("asked", 0.0))
+            to_confirm = waited >= confirm_seconds
+            if not to_confirm and (waited < RETRY_SECONDS or "arrived" in seen):
                 return dg.SkipReason("no partition changed")
-            del seen["asked"]
-            if not _failed(context.instance, fingerprint):
-                return dg.SensorResult(skip_reason=dg.SkipReason("no partition changed"), cursor=json.dumps(seen))
-            del seen["released"]  # the release that was asked for didn't come about
+            if not to_confirm and not _failed(context.instance, fingerprint):
+                cursor = json.dumps({**seen, "arrived": 1.0})
+                return dg.SensorResult(skip_reason=dg.SkipReason("no partition changed"), cursor=cursor)
+            del seen["released"]  # the release that was asked for didn't come about, or is to be confirmed
             seen |= {"pending": fingerprint, "since": 0.0}
         if changed_at is None and "released" not in seen:
             return dg.SkipReason("no partition is complete yet")
@@ -228,7 +236,7 @@ def corpus_trigger(chain: Chain) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=dg.SkipReason("partitions are still changing"), cursor=json.dumps(seen))
         if context.instance.get_runs(dg.RunsFilter(job_name=CORPUS_JOB, statuses=_IN_PROGRESS), limit=1):
             return dg.SensorResult(skip_reason=dg.SkipReason("a release is under way"), cursor=json.dumps(seen))
-        request = dg.RunRequest(run_key=f"{fingerprint}:{int(now)}", tags={"kb/trigger": "corpus", _CORPUS_TAG: fingerprint})
+        request = dg.RunRequest(run_key=f"{fingerprint}:{int(now)}", tags={TRIGGER_TAG: "corpus", _CORPUS_TAG: fingerprint})
         return dg.SensorResult(run_requests=[request], cursor=json.dumps({"released": fingerprint, "asked": now}))
 
     return trigger

@@ -29,11 +29,24 @@ _SCAN_ROWS = 65_536
 _TAKE_ROWS = 4_096
 _DELETE_KEYS = 10_000
 
+# Keys are found by an index or by scanning all of them, whichever is quicker (benchmarks/vector_store.py): a scan costs the
+# same whatever is asked for, the index about as much per key as a thousand rows of a scan.
+_INDEX_ROWS = 65_536
+_ROWS_PER_LOOKUP = 1_000
+_LOOKUP_KEYS = 4_096
+
+# Compaction writes small files anew together with most of what was compacted before, up to a million rows. So it waits until
+# the files, or the rows that the index doesn't know yet, are too many for what they hold.
+_FILES = 32
+_ROWS_PER_FILE = 4_096
+_UNINDEXED_PART = 8
+
 # A reader works on one version for as long as one operation lasts; older versions than this are nobody's.
 _KEEP_VERSIONS = timedelta(hours=1)
 
 
 _PREFIX = "vectors_"
+_KEY_INDEX = "key_idx"
 
 
 class VectorStore:
@@ -62,11 +75,9 @@ class VectorStore:
         """Those of `keys` that are stored."""
         wanted = list(dict.fromkeys(keys))
         table = self._open()
-        found: set[str] = set()
-        if table is not None and wanted:
-            for batch in _matching(table, wanted):
-                found.update(values(batch.column("key")))
-        return found
+        if table is None or not wanted:
+            return set()
+        return set(_row_ids(table, wanted))
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of `keys` that are not stored, each once, in the order of their first appearance."""
@@ -85,12 +96,8 @@ class VectorStore:
             places.setdefault(key, []).append(place)
         table = self._open()
         if table is not None and keys:
-            row_ids: dict[str, int] = {}
-            for batch in _matching(table, list(places)):
-                for key, row_id in zip(values(batch.column("key")), values(batch.column("_rowid")), strict=True):
-                    row_ids.setdefault(key, row_id)
             # In the order of storage, so that each page is read once.
-            ordered = sorted(row_ids.values())
+            ordered = sorted(_row_ids(table, list(places)).values())
             for start in range(0, len(ordered), _TAKE_ROWS):
                 taken = table.take_row_ids(ordered[start : start + _TAKE_ROWS]).select(["key", "vector"]).to_arrow()
                 numbers = _matrix(taken.column("vector"), self._dimension)
@@ -122,15 +129,22 @@ class VectorStore:
             table = self._open()
         table.add(pa.Table.from_arrays(columns, schema=self._schema))
 
-    def compact(self) -> None:
-        """Merges small files and drops versions that no reader can still be using. Safe beside readers and writers."""
+    def compact(self, *, thorough: bool = False) -> None:
+        """Merges small files, brings the index up to date and drops versions that no reader can still be using.
+
+        Safe beside readers and writers. Does nothing as long as that would cost more than it saves, unless `thorough`.
+        """
         table = self._open()
-        if table is None:
+        if table is None or not (thorough or _wants_compaction(table)):
             return
         try:
+            if _KEY_INDEX not in {each.name for each in table.list_indices()} and table.count_rows() >= _INDEX_ROWS:
+                from lancedb.index import BTree
+
+                table.create_index("key", config=BTree(), name=_KEY_INDEX)
             table.optimize(cleanup_older_than=_KEEP_VERSIONS)
         except (RuntimeError, OSError, ValueError) as error:
-            # Another process compacted or deleted at the same time. Nothing is lost, and the next run compacts again.
+            # Another process compacted or deleted at the same time. Nothing is lost, and a later run compacts again.
             if "conflict" not in str(error).lower():
                 raise
             _logger.info("Compaction of %s left to another process: %s", self._name, error)
@@ -138,7 +152,8 @@ class VectorStore:
     def retain(self, keys: Iterable[str]) -> int:
         """Removes every vector whose key is not among `keys`; returns the number of rows removed.
 
-        The caller sees to it that no run is relying on those keys meanwhile. Space is freed by `compact`, an hour on.
+        The caller sees to it that no run is relying on those keys meanwhile. Space is freed by `compact(thorough=True)`, an
+        hour on.
         """
         # One handle stays at its version and is scanned, the other moves on with every deletion.
         scanned, table = self._open(), self._open()
@@ -150,8 +165,7 @@ class VectorStore:
             outside = pc.invert(pc.is_in(batch.column("key"), value_set=kept))
             doomed = values(batch.filter(outside).column("key").unique())
             for start in range(0, len(doomed), _DELETE_KEYS):
-                listed = ", ".join(f"'{_quoted(key)}'" for key in doomed[start : start + _DELETE_KEYS])
-                removed += table.delete(f"key IN ({listed})").num_deleted_rows
+                removed += table.delete(_among(doomed[start : start + _DELETE_KEYS])).num_deleted_rows
         return removed
 
     def count(self) -> int:
@@ -206,10 +220,40 @@ def _joined(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
     return joined
 
 
-def _matching(table: Any, wanted: list[str]) -> Iterator[pa.RecordBatch]:
+def _row_ids(table: Any, wanted: Sequence[str]) -> dict[str, int]:
+    """Key -> row id of those of `wanted` (each named once) that are stored; of a key stored twice, the first row."""
+    indexed = any(each.name == _KEY_INDEX for each in table.list_indices())
+    by_index = indexed and len(wanted) * _ROWS_PER_LOOKUP <= table.count_rows()
+    found: dict[str, int] = {}
+    for batch in _looked_up(table, wanted) if by_index else _scanned(table, wanted):
+        for key, row_id in zip(values(batch.column("key")), values(batch.column("_rowid")), strict=True):
+            if row_id < found.get(key, row_id + 1):
+                found[key] = row_id
+    return found
+
+
+def _looked_up(table: Any, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Rows of keys by the index; rows that it doesn't know yet are scanned by the database itself."""
+    for start in range(0, len(wanted), _LOOKUP_KEYS):
+        query = table.search().where(_among(wanted[start : start + _LOOKUP_KEYS]))
+        yield from query.select(["key"]).with_row_id(True).to_batches(_SCAN_ROWS)
+
+
+def _scanned(table: Any, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
     value_set = pa.array(wanted, pa.string())
     for batch in _keys(table):
         yield batch.filter(pc.is_in(batch.column("key"), value_set=value_set))
+
+
+def _wants_compaction(table: Any) -> bool:
+    stats = table.stats()
+    rows, files = stats["num_rows"], stats["fragment_stats"]["num_fragments"]
+    if files > _FILES + rows // _ROWS_PER_FILE:
+        return True
+    if rows < _INDEX_ROWS:
+        return False
+    index = table.index_stats(_KEY_INDEX)
+    return index is None or index.num_unindexed_rows * _UNINDEXED_PART > rows
 
 
 def _matrix(column: pa.ChunkedArray[Any], dimension: int) -> Vectors:
@@ -218,5 +262,6 @@ def _matrix(column: pa.ChunkedArray[Any], dimension: int) -> Vectors:
     return numbers
 
 
-def _quoted(key: str) -> str:
-    return key.replace("'", "''")
+def _among(keys: Sequence[str]) -> str:
+    quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in keys)
+    return f"key IN ({quoted})"

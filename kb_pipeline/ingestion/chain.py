@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kb_pipeline import stages
 from kb_pipeline.embedding.base import Embedder
@@ -22,31 +21,15 @@ from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publicat
 from kb_pipeline.monitoring.progress import Progress, Silent
 from kb_pipeline.sources.base import Source, SourceError
 from kb_pipeline.stages import Stage
-from kb_pipeline.storage.partitions import Partition, layout
+from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged
-
-if TYPE_CHECKING:
-    from kb_pipeline.ledger.leases import Lease
 
 LEASE_WAIT = 60.0
 """Seconds to wait for another writer of the same partition before giving up and naming it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A staged table with the lease it may be published under."""
-
-    staged: Staged
-    lease: Lease
-    then: Callable[[], None] | None = None
-
-    def publish(self) -> Staged:
-        """Make it visible. Raises LeaseLost."""
-        self.staged.publish(self.lease)
-        # After the publication: done twice after a crash it is harmless, and left out it is done by the next run.
-        if self.then is not None:
-            self.then()
-        return self.staged
+OnListing = Callable[[listing.ListingInfo, bool], None]
+"""Told which listing was taken, and whether it was made for it just now."""
 
 
 class Chain:
@@ -58,10 +41,12 @@ class Chain:
         self.lease_wait = lease_wait
         # By connection: what its source did in this process, and the last orchestration whose listing of it failed.
         self._tallies: dict[str, Tally] = {}
-        self._unlisted: dict[str, tuple[str, Exception]] = {}
+        self._unlisted: dict[str, tuple[str, SourceError]] = {}
 
-    def take_listing(self, connection: str, orchestration: Orchestration) -> listing.ListingInfo:
-        """List a connection, or take the listing this orchestration already made.
+    def take_listing(
+        self, connection: str, orchestration: Orchestration, on_listing: OnListing | None = None
+    ) -> listing.ListingInfo:
+        """List a connection, or take the listing this orchestration already made; ``on_listing`` is told which.
 
         One that failed isn't tried again for the same orchestration: shards of a dead connection don't wait for it in turn.
         """
@@ -69,13 +54,16 @@ class Chain:
         if failed is not None and failed[0] == orchestration.id:
             raise failed[1]
         config = self.workspace.connection(connection)
+        made = False
 
         def report(count: int) -> None:
+            nonlocal made
+            made = True
             self.progress.update(connection, "listing", count, None)
 
         try:
             with self.asking(connection) as source:
-                return listing.take(
+                info = listing.take(
                     self.workspace.storage,
                     self.workspace.ledger.leases,
                     config.type,
@@ -90,6 +78,9 @@ class Chain:
         except SourceError as error:
             self._unlisted[connection] = (orchestration.id, error)
             raise
+        if on_listing is not None:
+            on_listing(info, made)
+        return info
 
     @contextmanager
     def asking(self, connection: str) -> Iterator[Source]:
@@ -107,11 +98,19 @@ class Chain:
         state = self.workspace.circuit(connection).seen.state.value
         return {"breaker": state, **({"errors": errors} if errors else {})}
 
-    @contextmanager
-    def prepare(
-        self, stage: Stage, partition: Partition, orchestration: Orchestration, embedder: Embedder | None = None
-    ) -> Iterator[Pending]:
-        """One stage of a partition, ready to be published while the context lasts. ``embedder``: for stages that embed."""
+    def make(
+        self,
+        stage: Stage,
+        partition: Partition,
+        orchestration: Orchestration,
+        embedder: Embedder | None = None,
+        on_listing: OnListing | None = None,
+    ) -> Staged:
+        """Bring one stage of a partition up to date and publish it, under one lease. ``embedder``: for stages that embed;
+        ``on_listing`` is told the listing of a stage that takes one.
+
+        Raises LeaseHeld, LeaseLost, and what the stage raises; nothing is published then.
+        """
         workspace = self.workspace
         name = f"{partition.type}/{stage.name}/{partition.key}"
         with workspace.ledger.leases.acquire(name, orchestration.purpose, wait=self.lease_wait) as lease:
@@ -119,19 +118,16 @@ class Chain:
                 workspace,
                 partition,
                 self._reporter(partition, stage.name),
-                lambda: self.take_listing(partition.connection, orchestration),
+                lambda: self.take_listing(partition.connection, orchestration, on_listing),
                 lambda: self.asking(partition.connection),
                 embedder,
             )
             prepared: Prepared = stages.load(stage.run)(work)
-            yield Pending(prepared.staged, lease, prepared.then)
-
-    def make(
-        self, stage: Stage, partition: Partition, orchestration: Orchestration, embedder: Embedder | None = None
-    ) -> Staged:
-        """Bring one stage of a partition up to date and publish it. Raises LeaseHeld, LeaseLost, what the stage raises."""
-        with self.prepare(stage, partition, orchestration, embedder) as pending:
-            return pending.publish()
+            prepared.staged.publish(lease)
+            # After the publication, and not in its transaction: done by the next run where this one dies before.
+            if prepared.then is not None:
+                prepared.then()
+        return prepared.staged
 
     def publish(self, orchestration: Orchestration, model: Model) -> Publication:
         """Sync the index and publish a release; drop tables of layouts that were replaced. Raises LeaseLost, LeaseHeld."""
@@ -151,14 +147,6 @@ class Chain:
                     for asset in reversed(stages.names()):
                         storage.table_path(asset, partition).unlink(missing_ok=True)
         return result
-
-    def record(self, partition: Partition, stage: str, error: tuple[str, str] | None) -> None:
-        """Record in the ledger how a stage of a partition ended; ``error`` is (class, message)."""
-        type_, connection = partition.type, partition.connection
-        keys = [each.key for each in layout(type_, connection, partition.shards)]
-        self.workspace.ledger.outcomes.record(
-            type_, connection, partition.key, stage, error, partitions=keys, last=stage == stages.last().name
-        )
 
     def layouts(self) -> list[ConnectionLayout]:
         """Every connection that has a say in the release: those of kb.yaml, and those that left it unretired."""

@@ -16,6 +16,7 @@ from kb_pipeline.chunking import chunker
 from kb_pipeline.chunking.settings import Chunkers
 from kb_pipeline.chunking.tokenizer import Tokenizer
 from kb_pipeline.ingestion.work import Prepared, Work
+from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.parsing.document import Block, BlockKind, Document
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
@@ -27,6 +28,14 @@ def recipe(tokenizer: Tokenizer, chunkers: Chunkers, media_type: str) -> str:
     settings = chunkers.settings(media_type)
     knobs = (settings.chunker.value, settings.tokens, settings.overlap, settings.respect_headings)
     return identity.digest("recipe", chunker.CHUNKER_VERSION, tokenizer.fingerprint, *knobs)
+
+
+def version(workspace: Workspace) -> str:
+    """What decides where a document is cut: the chunkers, their settings, and the model's tokenizer by the model's name."""
+    settings = workspace.settings
+    return (
+        f"{chunker.CHUNKER_VERSION} {identity.digest(settings.chunking.model_dump(mode='json'), settings.model.pinned)[:8]}"
+    )
 
 
 def prepare(work: Work) -> Prepared:

@@ -25,11 +25,17 @@ from kb_pipeline.ingestion.parsers import parsers
 from kb_pipeline.ingestion.plan import Action, ManifestRow, Processors, Step, plan
 from kb_pipeline.ingestion.standing import statuses
 from kb_pipeline.ingestion.work import Prepared, Work
+from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.sources.base import Item, Source
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged, Storage, Table
+
+
+def version(workspace: Workspace) -> str:
+    """What decides which document is made of an item's bytes: the parsers, and the limits that stop them."""
+    return workspace.limits.processors().bad
 
 
 def prepare(work: Work) -> Prepared:

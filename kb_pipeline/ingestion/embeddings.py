@@ -11,9 +11,16 @@ from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.embedding.embed import embed_missing
 from kb_pipeline.embedding.vector_store import VectorStore
 from kb_pipeline.ingestion.work import Prepared, Work
+from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged, Storage, Table
+
+
+def version(workspace: Workspace) -> str:
+    """What decides which vector a text has: the model, by its name. Its id would take the hash of its weights."""
+    model = workspace.settings.model
+    return f"{model.pinned} {model.dtype}"
 
 
 def prepare(work: Work) -> Prepared:

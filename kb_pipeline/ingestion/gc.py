@@ -101,7 +101,11 @@ def _collect_vectors(workspace: Workspace) -> int:
                 if table is not None:
                     with table:
                         wanted.update(values(table.read([stages.VECTOR_KEY]).column(0)))
-        return sum(store.retain(wanted) for store in stores(storage.vectors_location))
+        found = stores(storage.vectors_location)
+        removed = sum(store.retain(wanted) for store in found)
+    for store in found:
+        store.compact(thorough=True)  # takes long, and disturbs nobody
+    return removed
 
 
 def _collect_staged(storage: Storage) -> int:

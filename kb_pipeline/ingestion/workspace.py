@@ -67,6 +67,14 @@ class Workspace:
         take_over(self.storage.root / "state.sqlite", ledger)
         return ledger
 
+    def record(self, partition: Partition, stage: str, error: tuple[str, str] | None) -> None:
+        """Record in the ledger how a stage of a partition ended; ``error`` is (class, message)."""
+        type_, connection = partition.type, partition.connection
+        keys = [each.key for each in layout(type_, connection, partition.shards)]
+        self.ledger.outcomes.record(
+            type_, connection, partition.key, stage, error, partitions=keys, last=stage == stages.last().name
+        )
+
     @cached_property
     def model(self) -> ModelFiles:
         """The embedding model's files; not loaded."""

@@ -30,6 +30,8 @@ INBOX = "inbox"
 
 _MEDIA_TYPE = re.compile(r"[a-z]+/(?:[a-z0-9][a-z0-9.+-]*|\*)")
 _POSTGRES = ("postgresql", "postgresql+psycopg2")
+_OWNER = re.compile(r"team:\S+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
+"""What Dagster takes for an owner."""
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 
 
@@ -106,6 +108,12 @@ class ModelSettings(_Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where the model runs.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(default="auto", description="Numeric type.")
 
+    @property
+    def pinned(self) -> str:
+        """The model as the settings name it: with revision and hash of its weights where they are given."""
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{self.name}{revision}" + (f" sha256:{self.sha256}" if self.sha256 else "")
+
 
 class MediaTypeChunking(_Section):
     """How documents of one media type are cut, where that differs."""
@@ -179,6 +187,24 @@ class Schedule(_Section):
         return timezone
 
 
+class Freshness(_Section):
+    """When the knowledge base counts as out of date."""
+
+    hours: float = Field(
+        default=36, ge=1, allow_inf_nan=False, description="Hours without a successful release run, changed or not."
+    )
+
+    @property
+    def warn_hours(self) -> float:
+        """Hours after which it nearly does."""
+        return self.hours * 2 / 3
+
+    @property
+    def confirm_hours(self) -> float:
+        """Hours after which a release run is asked for though nothing changed."""
+        return self.hours / 3
+
+
 class History(_Section):
     """How much of the run history stays."""
 
@@ -222,7 +248,9 @@ class Keys(_Section):
     sensors: Sensors = Field(default_factory=Sensors, description="How change is noticed.")
     schedule: Schedule = Field(default_factory=Schedule, description="When everything runs.")
     errors: ErrorHandling = Field(default_factory=ErrorHandling, description="What is done about trouble with a source.")
+    freshness: Freshness = Field(default_factory=Freshness, description="When the knowledge base counts as out of date.")
     history: History = Field(default_factory=History, description="How much of the run history stays.")
+    owners: tuple[str, ...] = Field(default=(), description="Who answers for the assets: team:NAME or an e-mail address.")
     limit_overrides: Limits = Field(default_factory=Limits, alias="limits", description="Overrides of the profile.")
 
     @field_validator("sources")
@@ -236,6 +264,14 @@ class Keys(_Section):
                 raise ValueError(f'the name "{INBOX}" belongs to an upload connection')
             by_name[source.name] = source
         return sources if INBOX in by_name else (*sources, UploadConfig(name=INBOX, type="upload"))
+
+    @field_validator("owners")
+    @classmethod
+    def _check_owners(cls, owners: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in owners:
+            if not _OWNER.fullmatch(owner):
+                raise ValueError(f'expected team:NAME or an e-mail address, not "{owner}"')
+        return owners
 
     @field_validator("pools")
     @classmethod

@@ -70,6 +70,14 @@ schedule:
   cron: "0 3 * * *"               # minute hour day-of-month month day-of-week
   timezone: UTC                   # an IANA name like Europe/Berlin
 
+# The knowledge base counts as out of date in the Dagster UI after so long without a successful release run. One that
+# changed nothing counts: it is asked for every third of this time.
+freshness:
+  hours: 36
+
+# Who answers for the assets, as the Dagster UI shows it: teams and e-mail addresses.
+owners: []                        # e.g. ["team:search", "ada@example.org"]
+
 # How much of Dagster's run history stays.
 history:
   keep_runs: 3                    # finished runs of each job and partition

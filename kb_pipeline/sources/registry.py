@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import metadata
 from importlib.metadata import EntryPoint
 
+from kb_pipeline import __version__
 from kb_pipeline.sources.base import Source, SourceConfig, SourceContext, SourceError
 
 GROUP = "kb_pipeline.sources"
@@ -34,6 +35,11 @@ def source_types() -> dict[str, EntryPoint]:
     for entry in metadata.entry_points(group=GROUP):
         found.setdefault(entry.name, entry)
     return dict(sorted(found.items()))
+
+
+def version(entry: EntryPoint) -> str:
+    """Distribution and version that a source type comes with."""
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else f"kb_pipeline {__version__}"
 
 
 def source_class(name: str) -> type[Source]:

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from kb_pipeline import tables
 from kb_pipeline.embedding.vector_store import stores
 from kb_pipeline.knowledge_base.search import Release
 from kb_pipeline.storage.table import Storage
@@ -207,7 +208,7 @@ class Project:
 
     def uris(self) -> set[str]:
         """Where the current release's chunks come from."""
-        return set(self.rows()["uri"].to_pylist())
+        return set(tables.values(self.rows()["uri"]))
 
     def stored_vectors(self) -> Counter[str]:
         """Keys in the vector store of the one model in use, with how often each is there."""
@@ -231,7 +232,7 @@ def equal_releases(one: pa.Table, other: pa.Table) -> bool:
     plain = [name for name in one.column_names if name != "vector"]
     if one.column_names != other.column_names or not one.select(plain).equals(other.select(plain)):
         return False
-    mine, theirs = (np.stack(table["vector"].to_numpy()) if table.num_rows else np.empty(0) for table in (one, other))
+    mine, theirs = (np.stack(tables.values(table["vector"])) if table.num_rows else np.empty(0) for table in (one, other))
     return bool(np.allclose(mine, theirs, atol=1e-5))
 
 

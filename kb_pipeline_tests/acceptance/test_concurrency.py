@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kb_pipeline import tables
 from kb_pipeline_tests.acceptance.project import (
     Project,
     difference,
@@ -37,7 +38,7 @@ def test_two_runs_at_once_end_in_the_right_state(tmp_path: Path) -> None:
         else:
             assert result.code == 1
             assert any("is in use by" in error["message"] for error in result.report["errors"])
-    assert sorted(project.rows()["text"].to_pylist()) == sorted(texts.values())
+    assert sorted(tables.values(project.rows()["text"])) == sorted(texts.values())
     stored = project.stored_vectors()
     assert len(stored) == len(_SUBJECTS)
     assert set(stored.values()) == {1}, "a text was embedded by both"

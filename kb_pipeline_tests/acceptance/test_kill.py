@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from _pytest.mark import ParameterSet
 
 from kb_pipeline.knowledge_base.releases import NoRelease
 from kb_pipeline_tests.acceptance.project import (
@@ -104,7 +105,7 @@ _MOMENTS: dict[str, tuple[Seen, float]] = {
 _QUICK = {"parsing": True, "vectors are committed": False}
 
 
-def _cases(moments: dict[str, object], quick: dict[str, bool]) -> list[object]:
+def _cases(moments: dict[str, object], quick: dict[str, bool]) -> list[ParameterSet]:
     cases = []
     for name in moments:
         for whole_group in (True, False):

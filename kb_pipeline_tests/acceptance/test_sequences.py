@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kb_pipeline import tables
 from kb_pipeline_tests.acceptance.project import Project, difference, directory, equal_releases, install_connectors
 
 _CONNECTIONS = ("first", "second")
@@ -146,7 +147,7 @@ def test_a_random_sequence_equals_a_rebuild_and_embeds_nothing_twice(tmp_path: P
             assert {key: counts[key] for key in expected} == expected, f"step {step}, {name}"
         assert report["totals"]["embedded"] == oracle.expect_embedded(), f"step {step}"
         oracle.note_run()
-        texts = sorted(project.rows()["text"].to_pylist())
+        texts = sorted(tables.values(project.rows()["text"]))
         assert texts == sorted(oracle.files.values())
     stored = project.stored_vectors()
     assert len(stored) == len(oracle.embedded)

@@ -30,8 +30,9 @@ def cut(document: Document, tokens: int = 96) -> list[str]:
 
 
 def test_a_code_cell_stays_with_its_outputs() -> None:
-    code = {"cell_type": "code", "source": "x = compute(1)\n\ny = compute(2)\nz = x + y\nprint(z)", "outputs": [OUTPUT]}
-    words = {"cell_type": "markdown", "source": "Some words on what comes. " * 3}
+    source = "x = compute(1)\n\ny = compute(2)\nz = x + y\nprint(z)"
+    code: dict[str, object] = {"cell_type": "code", "source": source, "outputs": [OUTPUT]}
+    words: dict[str, object] = {"cell_type": "markdown", "source": "Some words on what comes. " * 3}
     for text in cut(parsed([words, code] * 12)):
         assert text.count("```python") == text.count("in two parts")
 

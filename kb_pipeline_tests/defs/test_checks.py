@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kb_pipeline.ingestion import checks
+from kb_pipeline.ingestion import checks, listing
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.table import Storage
 from kb_pipeline_tests.defs.conftest import Project, failure_sentence
 
 
@@ -21,12 +23,12 @@ def check(asset: str, name: str) -> dg.AssetSelection:
 def lose_a_row(path: Path, key: str) -> None:
     """Rewrite a Parquet table without one row; its annotations stay, so that nothing else looks different."""
     table = pq.read_table(path)
-    annotations = pq.read_metadata(path).metadata
+    annotations = pq.read_metadata(path).metadata or {}
     kept = [row for row in range(table.num_rows) if table["key"][row].as_py() != key]
     assert len(kept) == table.num_rows - 1
     with pq.ParquetWriter(path, table.schema) as writer:
         writer.write_table(table.take(kept))
-        writer.add_key_value_metadata({name: value for name, value in annotations.items() if name != b"ARROW:schema"})
+        writer.add_key_value_metadata({k.decode(): v.decode() for k, v in annotations.items() if k != b"ARROW:schema"})
 
 
 def test_conservation_finds_a_lost_manifest_row(project: Project) -> None:
@@ -84,10 +86,10 @@ def test_the_index_check_finds_a_damaged_index(project: Project, damage: str) ->
 @pytest.fixture
 def unfair(monkeypatch: pytest.MonkeyPatch) -> None:
     """Listings that hold an item which no manifest has: what a bug in `documents` would look like to its check."""
-    original = checks.listing.read
+    original = listing.read
 
-    def read(*args: object) -> object:
-        info, rows = original(*args)  # type: ignore[arg-type]
+    def read(storage: Storage, partition: Partition) -> tuple[listing.ListingInfo, pa.Table]:
+        info, rows = original(storage, partition)
         ghost = rows.slice(0, 1).set_column(0, "key", pa.array(["ghost.md"]))
         return info, pa.concat_tables([rows, ghost.cast(rows.schema)])
 

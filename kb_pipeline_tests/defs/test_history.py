@@ -196,7 +196,7 @@ def test_runs_of_a_backfill_stay_until_it_is_over(handbook: Project) -> None:
     assert prune(handbook.instance, handbook.workspace, 100) == Dropped()
     handbook.instance.update_backfill(backfill._replace(status=BulkActionStatus.COMPLETED_SUCCESS))
     prune(handbook.instance, handbook.workspace, 100)
-    assert len(runs(handbook)) == 1
+    assert len(runs(handbook)) == 2, "the newest, and the one that listed: the latest observation of the inventory"
 
 
 def test_at_most_the_limit_goes_at_a_time(handbook: Project) -> None:
@@ -213,9 +213,43 @@ def test_one_process_at_a_time(handbook: Project) -> None:
     assert prune(handbook.instance, handbook.workspace, 100).runs == 1
 
 
-def test_a_storage_of_another_kind_is_left_alone(handbook: Project) -> None:
+def said_by_the_daemon(project: Project, instance: dg.DagsterInstance) -> str | None:
+    sensor = project.definitions.resolve_sensor_def("run_history")
+    with dg.build_sensor_context(instance=instance) as context:
+        return sensor.evaluate_tick(context).skip_message
+
+
+def test_a_storage_of_another_kind_is_left_alone_and_that_is_said(
+    handbook: Project, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kb_pipeline.orchestrator._SAID", set())
+    sentence = "old runs are kept: the run history lies in InMemoryEventLogStorage, and only Dagster's SQLite storage is"
     with dg.DagsterInstance.ephemeral() as other:
-        assert prune(other, handbook.workspace, 100) == Dropped()
+        dropped = prune(other, handbook.workspace, 100)
+        assert dropped == Dropped(alone=dropped.alone)
+        assert str(said_by_the_daemon(handbook, other)).startswith(sentence)
+        elsewhere = Project(handbook.root, other)
+        for _ in range(2):
+            assert orchestrate(elsewhere).status == "completed"
+    assert caplog.text.count(sentence) == 1, "once is enough"
+
+
+def test_an_untested_version_of_dagster_is_left_alone_and_that_is_said(
+    handbook: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        publish(handbook)
+    with monkeypatch.context() as patched:
+        patched.setattr(history, "TESTED", frozenset({"1.12.0"}))
+        assert prune(handbook.instance, handbook.workspace, 100).runs == 0
+        sentence = f"old runs are kept: pruning was tested with Dagster 1.12.0, and this is {dg.__version__}"
+        assert str(said_by_the_daemon(handbook, handbook.instance)).startswith(sentence)
+        assert len(runs(handbook)) == 3
+    assert prune(handbook.instance, handbook.workspace, 100).runs == 2
+
+
+def test_the_installed_version_was_tested() -> None:
+    assert dg.__version__ in history.TESTED, "these tests pass with it? then add it"
 
 
 def test_what_is_cut_short_is_done_by_the_next(handbook: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

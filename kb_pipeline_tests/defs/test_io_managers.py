@@ -60,7 +60,7 @@ def test_a_range_as_arrow_leaves_out_what_was_never_made(project: Project) -> No
         return len(documents)
 
     job = dg.define_asset_job("theirs", selection=[titles, rows, files])
-    theirs = dg.Definitions(assets=[titles, rows, files], jobs=[job], resources={"mem": dg.InMemoryIOManager()})
+    theirs = dg.Definitions(assets=[titles, rows, files], jobs=[job], resources={"mem": dg.mem_io_manager})
     merged = dg.Definitions.merge(project.definitions, theirs)
     result = merged.resolve_job_def("theirs").execute_in_process(instance=project.instance, raise_on_error=False)
     assert result.success, failure_sentence(result)
@@ -72,3 +72,15 @@ def test_a_partition_that_was_never_made_is_an_error_that_says_what_to_run(proje
         load(project, pa.Table, "handbook")
     text = "".join(str(each) for each in (caught.value, caught.value.__cause__))
     assert "kb materialize local_directory/documents --partition handbook" in text
+
+
+def test_it_stores_nothing_and_says_so(project: Project) -> None:
+    @dg.asset(io_manager_key="partition_tables", key=["local_directory", "mine"])
+    def mine() -> int:
+        return 1
+
+    job = dg.define_asset_job("theirs", selection=[mine])
+    merged = dg.Definitions.merge(project.definitions, dg.Definitions(assets=[mine], jobs=[job]))
+    result = merged.resolve_job_def("theirs").execute_in_process(instance=project.instance, raise_on_error=False)
+    assert not result.success
+    assert "local_directory/mine: the IO manager partition_tables only loads" in failure_sentence(result)

@@ -6,7 +6,10 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
+from kb_pipeline import tables
 from kb_pipeline.ingestion.chain import Chain
+from kb_pipeline.ledger.errors import LeaseHeld
+from kb_pipeline.ledger.leases import Leases
 from kb_pipeline.ledger.schema import leases
 from kb_pipeline.storage.partitions import parse_key
 from kb_pipeline_tests.defs.conftest import Project, failure_sentence
@@ -16,7 +19,7 @@ CHAIN = ("local_directory/documents", "local_directory/chunks", "local_directory
 
 def keys_of(project: Project, partition: str, asset: str = "documents") -> list[str]:
     path = project.workspace.storage.table_path(asset, parse_key("local_directory", partition))
-    return sorted(pq.read_table(path, columns=["key"]).column(0).to_pylist())
+    return sorted(tables.values(pq.read_table(path, columns=["key"]).column(0)))
 
 
 def test_one_partition_is_materialized_alone(project: Project) -> None:
@@ -132,3 +135,39 @@ def test_a_writer_without_its_lease_publishes_nothing_and_says_so(project: Proje
     assert "of c1:" not in sentence
     assert not (project.root / ".kb/local_directory/documents/c0.parquet").exists()
     assert keys_of(project, "c1") == ["note.md"]
+
+
+def test_a_partition_of_a_range_is_there_for_others_before_the_next_one_is_made(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.folders(3)
+    original = Chain.take_listing
+    seen: list[tuple[str, list[str], list[str]]] = []
+
+    def look(self: Chain, connection: str, *rest: object) -> object:
+        made = [each.key for each in self.workspace.storage.partitions("documents", "local_directory")]
+        leases = self.workspace.ledger.leases
+        free = [name for name in ("c0", "c1", "c2") if _free(leases, f"local_directory/documents/{name}")]
+        seen.append((connection, made, free))
+        return original(self, connection, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Chain, "take_listing", look)
+    assert project.run("local_directory/documents", between=("c0", "c2")).success
+    assert seen == [("c0", [], ["c1", "c2"]), ("c1", ["c0"], ["c0", "c2"]), ("c2", ["c0", "c1"], ["c0", "c1"])]
+
+
+def _free(leases: Leases, name: str) -> bool:
+    try:
+        leases.acquire(name, "a look").release()
+    except LeaseHeld:
+        return False
+    return True
+
+
+def test_every_partition_of_a_range_has_its_own_numbers_and_one_version(project: Project) -> None:
+    project.folders(2)
+    project.write("c1/more.md", "# More\n")
+    assert project.run(*CHAIN, between=("c0", "c1")).success
+    assert [project.metadata("local_directory/documents", name)["listed"] for name in ("c0", "c1")] == [1, 2]
+    versions = {project.data_version("local_directory/documents", name) for name in ("c0", "c1")}
+    assert len(versions) == 1, "Dagster takes one version for all partitions of a run"

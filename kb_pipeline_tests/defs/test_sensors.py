@@ -334,6 +334,21 @@ def test_a_release_that_failed_is_asked_for_again_later(project: Project, clock:
     assert daemon.tick() == []
 
 
+def test_an_unchanged_release_is_confirmed_before_it_counts_as_out_of_date(project: Project, clock: list[float]) -> None:
+    more = "sensors: {debounce_seconds: 0}\nfreshness: {hours: 12}"
+    project.configure("{name: handbook, type: local_directory, path: ./docs}", more=more)
+    project.chain("local_directory", "handbook")
+    daemon = Daemon(project, "corpus_trigger")
+    assert daemon.tick() == [""]
+    clock[0] = 3.9 * 3600
+    assert daemon.tick() == []
+    clock[0] = 4.1 * 3600
+    assert daemon.tick() == [""], "a third of the time has passed"
+    assert daemon.tick() == []
+    clock[0] = 8.3 * 3600
+    assert daemon.tick() == [""]
+
+
 def test_everything_runs_by_itself_unless_switched_off(project: Project) -> None:
     repository = project.definitions.get_repository_def()
     assert {each.name for each in repository.sensor_defs} >= {

@@ -14,6 +14,7 @@ from kb_pipeline.findings import Finding
 from kb_pipeline.ingestion.gc import collect
 from kb_pipeline.ingestion.retirement import known_connections, retire_connection
 from kb_pipeline.ingestion.work import Prepared, Work
+from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.orchestrator import Options, Orchestrator, SourceCounts
@@ -47,6 +48,11 @@ def shout(work: Work) -> Prepared:
     return Prepared(Staged(target, writer.path, fingerprint, {"shouted": len(rows)}))
 
 
+def volume(workspace: Workspace) -> str:
+    """Its code version."""
+    return "11"
+
+
 def loud_enough(storage: Storage, partition: Partition) -> Finding:
     """Every chunk was shouted."""
     with Table(storage.table_path("shouts", partition)) as table:
@@ -57,6 +63,7 @@ INVENTED = Stage(
     "shouts",
     upstream="embeddings",
     run=f"{__name__}:shout",
+    version=f"{__name__}:volume",
     schema=lambda dimension: SHOUTS,
     description="What was said, louder.",
     preview=("chunk_id",),
@@ -87,6 +94,7 @@ def test_it_is_an_asset_with_its_check_in_the_chain_job(project: Project) -> Non
     node = graph.get(dg.AssetKey(["local_directory", "shouts"]))
     assert node.parent_keys == {dg.AssetKey(["local_directory", "embeddings"])}
     assert node.pools == {"local_directory"}
+    assert node.code_version == "11"
     assert node.description == "What was said, louder."
     corpus = graph.get(dg.AssetKey(["corpus", "knowledge_base"]))
     assert dg.AssetKey(["local_directory", "shouts"]) in corpus.parent_keys

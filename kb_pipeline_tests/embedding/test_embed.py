@@ -53,7 +53,7 @@ class Counting:
         self.seen += texts
         self.calls.append(len(texts))
         vectors = self._inner.embed(texts, n_tokens, on_progress)
-        if self._spoil in texts:
+        if self._spoil is not None and self._spoil in texts:
             vectors[list(texts).index(self._spoil), 5] = np.nan
         return vectors
 

@@ -66,10 +66,12 @@ def test_it_cuts_a_long_text_where_sentence_transformers_does(embedder: Sentence
 
 def test_shapes_and_progress(embedder: SentenceTransformerEmbedder) -> None:
     empty = embedder.embed([])
-    assert (empty.shape, empty.dtype) == ((0, 384), np.float32)
+    assert empty.shape == (0, 384)
+    assert empty.dtype == np.float32
     done: list[int] = []
     vectors = embedder.embed(TEXTS, on_progress=done.append)
-    assert (vectors.shape, vectors.dtype) == ((len(TEXTS), 384), np.float32)
+    assert vectors.shape == (len(TEXTS), 384)
+    assert vectors.dtype == np.float32
     assert sum(done) == len(TEXTS)
     assert embedder.embed_query("a value").shape == (384,)
     assert np.array_equal(embedder.embed_query("a value"), embedder.embed(["a value"])[0])

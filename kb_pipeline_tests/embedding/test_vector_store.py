@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kb_pipeline.embedding import Vectors, VectorStore, VectorStoreError, text_key
+from kb_pipeline.embedding import Vectors, VectorStore, VectorStoreError, text_key, vector_store
 from kb_pipeline.embedding.vector_store import stores
 from kb_pipeline.storage.lance import LanceLocation
 from kb_pipeline_tests.servers import S3Server
@@ -111,12 +111,100 @@ def test_a_batch_larger_than_one_scan(store: VectorStore, monkeypatch: pytest.Mo
     assert np.array_equal(store.fetch([_key(n) for n in asked]), _vectors(asked))
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Indices from the first row on, used for any request, in small groups."""
+    monkeypatch.setattr("kb_pipeline.embedding.vector_store._INDEX_ROWS", 1)
+    monkeypatch.setattr("kb_pipeline.embedding.vector_store._ROWS_PER_LOOKUP", 0)
+    monkeypatch.setattr("kb_pipeline.embedding.vector_store._LOOKUP_KEYS", 3)
+
+
+_NUMBERS = st.lists(st.integers(0, 12), max_size=6)
+_STEPS = st.one_of(st.tuples(st.sampled_from(["append", "retain"]), _NUMBERS), st.just(("compact", [])))
+
+
+@pytest.mark.usefixtures("small")
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.one_of(st.tuples(st.sampled_from(["append", "retain"]), _NUMBERS), st.just(("compact", []))), max_size=8
+    ),
+    asked=st.lists(st.integers(0, 15), max_size=12),
+)
+def test_an_index_finds_what_a_scan_finds_whatever_came_before(
+    steps: list[tuple[str, list[int]]], asked: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Rows older than the index, younger ones, removed ones, and files that were merged."""
+    store = VectorStore(LanceLocation(str(tmp_path_factory.mktemp("s"))), "1" * 32, DIMENSION)
+    stored: set[int] = set()
+    for step, numbers in steps:
+        if step == "append":
+            _put(store, numbers)
+            stored.update(numbers)
+        elif step == "retain":
+            store.retain([_key(n) for n in numbers])
+            stored.intersection_update(numbers)
+        else:
+            store.compact(thorough=True)
+    assert store.has([_key(n) for n in asked]) == {_key(n) for n in asked if n in stored}
+    present = [n for n in asked if n in stored]
+    assert np.array_equal(store.fetch([_key(n) for n in present]), _vectors(present))
+
+
+@pytest.mark.usefixtures("small")
+def test_few_keys_are_found_without_reading_the_others(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    _put(store, list(range(200)))
+    store.compact(thorough=True)
+    _put(store, [777])
+    monkeypatch.setattr("kb_pipeline.embedding.vector_store._ROWS_PER_LOOKUP", 25)
+    scans: list[object] = []
+    monkeypatch.setattr("kb_pipeline.embedding.vector_store._keys", scans.append)
+    asked = [777, 5, 199, 0, 131, 777]
+    assert np.array_equal(store.fetch([_key(n) for n in asked]), _vectors(asked))
+    assert store.missing([_key(3), _key(888)]) == [_key(888)]
+    assert scans == []
+    monkeypatch.setattr("kb_pipeline.embedding.vector_store._keys", lambda table: scans.append(table) or [])
+    store.has([_key(n) for n in range(9)])
+    assert len(scans) == 1, "many keys are found by one scan"
+
+
+def _files(store: VectorStore) -> int:
+    return int(store._open().stats()["fragment_stats"]["num_fragments"])
+
+
+def test_compaction_waits_until_it_is_worth_it(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kb_pipeline.embedding.vector_store._FILES", 4)
+    files = []
+    for n in range(12):
+        _put(store, [n])
+        store.compact()
+        files.append(_files(store))
+    assert files == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4]
+    store.compact(thorough=True)
+    assert _files(store) == 1
+
+
+def test_the_index_follows_the_rows_in_proportion(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kb_pipeline.embedding.vector_store._INDEX_ROWS", 100)
+
+    def unindexed() -> int | None:
+        stats = store._open().index_stats("key_idx")
+        return None if stats is None else int(stats.num_unindexed_rows)
+
+    found = []
+    for start, stop in ((0, 99), (99, 100), (100, 114), (114, 117)):
+        _put(store, list(range(start, stop)))
+        store.compact()
+        found.append(unindexed())
+    assert found == [None, 0, 14, 0]
+
+
 def test_of_equal_keys_the_first_wins(store: VectorStore) -> None:
     store.append([_key(1), _key(2), _key(1)], _vectors([1, 2, 9]))
     store.append([_key(1)], _vectors([9]))
     assert store.count() == 3
     assert np.array_equal(store.fetch([_key(1)]), _vectors([1]))
-    store.compact()
+    store.compact(thorough=True)
     assert np.array_equal(store.fetch([_key(1), _key(2)]), _vectors([1, 2]))
 
 
@@ -125,7 +213,7 @@ def test_retain_removes_the_rest(store: VectorStore) -> None:
     _put(store, [3, 4])
     assert store.retain({_key(n) for n in (3, 7, 99)}) == 19
     assert store.has([_key(n) for n in range(20)]) == {_key(3), _key(7)}
-    store.compact()
+    store.compact(thorough=True)
     assert np.array_equal(store.fetch([_key(7), _key(3)]), _vectors([7, 3]))
     assert store.retain([_key(3), _key(7)]) == 0
     _put(store, [0])
@@ -159,15 +247,17 @@ def test_the_schema_on_disk(store: VectorStore) -> None:
 
 
 def _write(location: LanceLocation, start: int, barrier: object) -> None:
+    vector_store._INDEX_ROWS, vector_store._ROWS_PER_LOOKUP = 1, 0
     store = VectorStore(location, "c" * 32, DIMENSION)
     barrier.wait(60)  # type: ignore[attr-defined]
     for first in range(start, start + 50, 10):
         _put(store, list(range(first, first + 10)))
-        store.compact()
+        store.compact(thorough=True)
 
 
+@pytest.mark.usefixtures("small")
 def test_two_processes_append_at_once(location: LanceLocation) -> None:
-    """Both create the table at the same moment; their keys overlap in 20 to 49."""
+    """Both create the table, and its index, at the same moment; their keys overlap in 20 to 49."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
     writers = [context.Process(target=_write, args=(location, start, barrier)) for start in (0, 20)]

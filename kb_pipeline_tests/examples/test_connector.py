@@ -72,7 +72,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
     shutil.copytree(EXAMPLE, folder / "checkout", ignore=ignored)  # pip builds in place
     options = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", folder / "site", folder / "checkout"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder / "site"), str(folder / "checkout")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "site"
@@ -317,7 +317,7 @@ def test_it_is_short_and_clean(tmp_path: Path) -> None:
     checks = [["ruff", "check", EXAMPLE], ["ruff", "format", "--check", EXAMPLE], ["mypy", "--strict", CODE, use]]
     for check in checks:
         environment = {**os.environ, "MYPYPATH": str(EXAMPLE)}
-        command = [sys.executable, "-m", *check]
+        command = [sys.executable, "-m", *map(str, check)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,12 +21,15 @@ from kb_pipeline.ingestion.accounts import Limits
 from kb_pipeline.ledger.leases import Leases
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.parsing.parse import parse_item
-from kb_pipeline.sources.base import Item
+from kb_pipeline.sources.base import Item, Source
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged, Storage
 
 PARTITION = Partition("made_up", "c")
 LIMITS = Limits(max_item_bytes=1_000, inflight_bytes=10_000, workers=2, parse_seconds=60.0, parse_memory_mib=1_024)
+
+
+Bytes = bytes
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Made:
     def probe(self) -> str:
         return ""
 
-    def put(self, key: str, data: bytes | Exception, version: str, **facts: Any) -> None:
+    def put(self, key: str, data: Bytes | Exception, version: str, **facts: Any) -> None:
         """Put an item at the source."""
         size = facts.pop("size", len(data) if isinstance(data, bytes) else None)
         self.bytes[key] = data
@@ -78,7 +81,7 @@ class Made:
                 self.storage,
                 partition,
                 items,
-                self,
+                cast("Source", self),
                 parse,
                 self.limits,
                 retries=retries,
@@ -96,7 +99,7 @@ class Made:
 
     def keys(self, partition: Partition = PARTITION) -> set[str]:
         """Keys in the published table."""
-        return set(pq.read_table(self.storage.table_path("documents", partition))["key"].to_pylist())
+        return set(tables.values(pq.read_table(self.storage.table_path("documents", partition))["key"]))
 
     def accounted_for(self) -> Finding:
         """What the blocking check says of the published table, against today's listing."""
@@ -105,7 +108,7 @@ class Made:
             self.leases,
             PARTITION.type,
             PARTITION.connection,
-            self,
+            cast("Source", self),
             orchestration=uuid.uuid4().hex,
             not_before=math.inf,
             wait=1.0,

@@ -308,7 +308,7 @@ def test_small_items_are_read_together_and_come_to_the_same(many: MadeMany, tmp_
 def test_what_it_says_nothing_of_is_read_alone(many: MadeMany) -> None:
     many.silent = frozenset({"003.txt", "099.txt"})
     assert many.run().counts["indexed"] == 100
-    assert many.read_keys == ["003.txt", "099.txt"]
+    assert sorted(many.read_keys) == ["003.txt", "099.txt"]  # by several threads
 
 
 def test_an_error_of_all_at_once_is_that_of_those_it_said_nothing_of(many: MadeMany) -> None:

@@ -80,7 +80,7 @@ def test_old_releases_go_and_the_kept_ones_can_be_read_and_searched(world: World
     for name, rows in kept.items():
         assert world.release(name).to_arrow().equals(rows)
         for mode in ("hybrid", "vector", "text"):
-            hits = world.release(name).search("version", world.embedder.embed_query, mode=mode, k=1)  # type: ignore[arg-type]
+            hits = world.release(name).search("version", world.embedder.embed_query, mode=mode, k=1)
             assert [hit.connection for hit in hits] == ["alpha"]
     for record in Releases(world.storage).all():
         for key in record.partitions:

@@ -129,7 +129,7 @@ def test_an_empty_knowledge_base_is_a_release_without_rows(folder: Path) -> None
     assert result.published
     assert world.rows() == []
     for mode in ("hybrid", "vector", "text"):
-        assert world.release().search("anything", world.embedder.embed_query, mode=mode) == []  # type: ignore[arg-type]
+        assert world.release().search("anything", world.embedder.embed_query, mode=mode) == []
     assert passes(world)
 
 

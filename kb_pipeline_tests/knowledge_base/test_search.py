@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -81,7 +81,8 @@ def test_an_empty_query_is_refused(release: Release, query: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_filters_admit_only_what_they_name(release: Release, mode: Mode) -> None:
     everything = find(release, "rivers", "vector")
-    for name, value in (("source", "local_zip"), ("connection", "gamma"), ("media_type", "text/markdown")):
+    filters: list[tuple[str, Any]] = [("source", "local_zip"), ("connection", "gamma"), ("media_type", "text/markdown")]
+    for name, value in filters:
         hits = find(release, "rivers", mode, **{name: value})
         assert hits
         if name != "media_type":

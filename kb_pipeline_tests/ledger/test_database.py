@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -97,7 +98,7 @@ def test_a_ledger_of_a_newer_version_is_left_alone(open_ledger: OpenLedger) -> N
 
 
 def test_a_migration_that_fails_half_way_leaves_nothing(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrate.command, "upgrade", _half_way)
+    monkeypatch.setattr(command, "upgrade", _half_way)
     with Ledger(ledger_url) as ledger, pytest.raises(RuntimeError, match="the machine went down"):
         ledger.retirements.all()
     monkeypatch.undo()

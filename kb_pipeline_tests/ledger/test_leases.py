@@ -160,8 +160,8 @@ def test_the_heartbeat_keeps_a_lease_for_longer_than_its_ttl(open_ledger: OpenLe
 
 
 @pytest.fixture
-def unwritable(ledger: Ledger) -> Iterator[Callable[[], None]]:
-    """Makes the leases refuse every change, as on a full disk, until ``mend`` or the end of the test."""
+def unwritable(ledger: Ledger) -> Callable[[], None]:
+    """Makes the leases refuse every change, as on a full disk, until ``mend``."""
 
     def refuse() -> None:
         with ledger.database.write() as connection:

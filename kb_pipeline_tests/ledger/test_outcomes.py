@@ -83,9 +83,9 @@ def test_errors_are_counted_by_connection_class_and_strategy(ledger: Ledger) -> 
 def test_old_counts_are_left_out_and_dropped_in_the_end(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     ledger.outcomes.count("handbook", "network", "backoff", occurred=1)
-    monkeypatch.setattr(outcomes.time, "time", lambda: now + 10 * 86_400)
+    monkeypatch.setattr(time, "time", lambda: now + 10 * 86_400)
     assert ledger.outcomes.counts() == []
     assert [each.occurred for each in ledger.outcomes.counts(days=30)] == [1]
-    monkeypatch.setattr(outcomes.time, "time", lambda: now + (outcomes.KEEP_COUNTS_DAYS + 10) * 86_400)
+    monkeypatch.setattr(time, "time", lambda: now + (outcomes.KEEP_COUNTS_DAYS + 10) * 86_400)
     ledger.outcomes.count("archive", "network", "backoff", occurred=1)
     assert [each.connection for each in ledger.outcomes.counts(days=1_000)] == ["archive"]

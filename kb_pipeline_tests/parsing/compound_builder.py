@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import cast
 
 _END, _FREE, _TABLE, _NONE = 0xFFFFFFFE, 0xFFFFFFFF, 0xFFFFFFFD, 0xFFFFFFFF
 _MINI_CUTOFF = 4_096
@@ -22,7 +23,8 @@ def build_compound(streams: dict[str, bytes]) -> bytes:
             table.append(first + i + 1 if i + 1 < len(pieces) else _END)
         return first if pieces else _END
 
-    mini, mini_table = b"", []
+    mini = b""
+    mini_table: list[int] = []
     tree: dict[str, object] = {}
     for path, data in streams.items():
         *folders, name = path.split("/")
@@ -42,8 +44,11 @@ def build_compound(streams: dict[str, bytes]) -> bytes:
         """Append entries, each the right sibling of the one before, and return the first."""
         following = _NONE
         for name, held in reversed(nodes.items()):
-            below, kind, (start, size) = (add(held), 1, (0, 0)) if isinstance(held, dict) else (_NONE, 2, held)  # type: ignore[misc]
-            entries.append(_entry(name, kind, following, below, start, size))
+            if isinstance(held, dict):
+                entries.append(_entry(name, 1, following, add(held), 0, 0))
+            else:
+                start, size = cast("tuple[int, int]", held)
+                entries.append(_entry(name, 2, following, _NONE, start, size))
             following = len(entries) - 1
         return following
 

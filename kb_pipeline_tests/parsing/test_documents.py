@@ -119,8 +119,9 @@ class TestWord:
         assert document.text == "# x\n\n| in | ner |\n| --- | --- |"
 
     def test_styles_that_are_based_on_each_other(self) -> None:
+        pairs = [("x", "y"), ("y", "x")]
         styles = "".join(
-            f'<w:style w:styleId="{a}"><w:name w:val="n{a}"/><w:basedOn w:val="{b}"/></w:style>' for a, b in ["xy", "yx"]
+            f'<w:style w:styleId="{a}"><w:name w:val="n{a}"/><w:basedOn w:val="{b}"/></w:style>' for a, b in pairs
         )
         assert parse("a.docx", docx(paragraph("text", "x"), parts={"styles": ("s.xml", styles)})).text == "text"
 

@@ -62,7 +62,8 @@ def test_requests_arrive_as_they_were(sent: list[wire.Request]) -> None:
 @given(st.lists(outcomes(), max_size=4), st.integers(1, 50))
 def test_outcomes_arrive_as_they_were_in_any_pieces(sent: list[Outcome], piece: int) -> None:
     stream = b"".join(frame(number, outcome) for number, outcome in enumerate(sent, 1))
-    received, arrived = bytearray(), []
+    received = bytearray()
+    arrived: list[Outcome] = []
     for start in range(0, len(stream), piece):
         received += stream[start : start + piece]
         replies, received = wire.take_replies(received, 1_000_000)

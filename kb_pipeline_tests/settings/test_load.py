@@ -163,6 +163,9 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         ("sensors: {interval_seconds: 1}", "1: sensors.interval_seconds: expected at least 5, got 1"),
         ("history: {keep_runs: 0}", "1: history.keep_runs: expected at least 1, got 0"),
         ("history: {keep_materializations: 0}", "1: history.keep_materializations: expected at least 1, got 0"),
+        ("freshness: {hours: 0}", "1: freshness.hours: expected at least 1, got 0"),
+        ("owners: [search]", '1: owners: expected team:NAME or an e-mail address, not "search"'),
+        ("owners: [ada@example]", '1: owners: expected team:NAME or an e-mail address, not "ada@example"'),
         ("pools: {gpu: 0}", "1: pools.gpu: expected at least 1, got 0"),
         ("pools: {'a b': 1}", "1: pools: expected pool names without spaces"),
         ("storage: {url: 's3://b/x'}", "1: storage.url: remote storage (s3://) is not available in this version"),
@@ -400,7 +403,7 @@ def test_a_connector_that_cannot_be_imported_is_a_problem_on_its_line(file: Path
 def test_settings_are_frozen_and_errors_survive_pickling(file: Path) -> None:
     settings = given_text(file, template())
     with pytest.raises(ValueError, match="frozen"):
-        settings.profile = "balanced"  # type: ignore[misc]
+        settings.profile = "balanced"
     with pytest.raises(ConfigError) as caught:
         given_text(file, "profil: x")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

@@ -104,7 +104,8 @@ WORLDS: dict[Callable[[Path, SourceContext], World], tuple[type, ...]] = {
 
 
 def _world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    return request.param(tmp_path, SourceContext(base=tmp_path, storage=tmp_path / ".kb"))
+    made: World = request.param(tmp_path, SourceContext(base=tmp_path, storage=tmp_path / ".kb"))
+    return made
 
 
 @pytest.fixture(params=WORLDS)

@@ -440,14 +440,15 @@ def test_depth(tmp_path: Path) -> None:
 def test_a_bad_archive_in_an_archive_costs_only_itself(tmp_path: Path) -> None:
     inner = zipped({str(i): os.urandom(100) for i in range(5)})
     archive(tmp_path / "a.zip", {"b.zip": inner, "c.zip": b"no archive", "d.zip": inner[:-30], "good": b"fine"})
-    problems = {Status.TOO_LARGE: {"max_members": 8}, None: {"max_members": 9}}
+    problems: dict[Status | None, dict[str, Any]] = {Status.TOO_LARGE: {"max_members": 8}, None: {"max_members": 9}}
     for status, bound in problems.items():
         items = listed(make(tmp_path, **bound))
         assert items["a.zip!/b.zip"].problem is status
         assert items["a.zip!/c.zip"].problem is Status.CORRUPT
         assert items["a.zip!/d.zip"].problem is Status.CORRUPT
         assert read(make(tmp_path, **bound), items["a.zip!/good"]) == b"fine"
-    for bound in ({"max_nested_bytes": len(inner) - 1}, {"max_unpacked_bytes": 2 * len(inner) + 450}):
+    bounds: list[dict[str, Any]] = [{"max_nested_bytes": len(inner) - 1}, {"max_unpacked_bytes": 2 * len(inner) + 450}]
+    for bound in bounds:
         items = listed(make(tmp_path, **bound))
         assert items["a.zip!/b.zip"].problem is Status.TOO_LARGE
         assert next(iter(bound)) in items["a.zip!/b.zip"].problem_detail
@@ -481,7 +482,9 @@ def test_inner_members_read_by_many_threads_leave_no_files_open(tmp_path: Path) 
     before = len(os.listdir("/proc/self/fd"))
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda item: read(source, item), items * 2))
-    assert found == [f"{item.parent[len('a.zip!/') : -len('.zip')]}-{item.name}".encode() * 9000 for item in items * 2]
+    assert found == [
+        f"{(item.parent or '')[len('a.zip!/') : -len('.zip')]}-{item.name}".encode() * 9000 for item in items * 2
+    ]
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from kb_pipeline import tables
 from kb_pipeline.ledger.errors import LeaseLost
 from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.storage.partitions import Partition
@@ -32,8 +33,7 @@ def write(storage: Storage, target: Path, *keys: str) -> None:
 
 def keys(path: Path) -> list[str]:
     with Table(path) as table:
-        found: list[str] = table.read(["key"]).column(0).to_pylist()
-        return found
+        return tables.values(table.read(["key"]).column(0))
 
 
 def test_a_crash_while_writing_leaves_the_old_table_and_nothing_aside(storage: Storage, tmp_path: Path) -> None:
