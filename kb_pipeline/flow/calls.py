@@ -194,7 +194,7 @@ class Caller:
         return job.result()
 
     def batches(self, function: Callable[[], Iterator[T]]) -> Iterator[list[T]]:
-        """What ``function()`` yields, as it comes, in lists; the first holds one item.
+        """What ``function()`` yields, as it comes, in lists; the first holds one item, and an empty one: nothing yet.
 
         It runs ahead a little. Each item is a sign of life. Raises Silent, TooManyLeft.
         """
@@ -237,6 +237,7 @@ class Caller:
                     batch = batches.get(timeout=max(0.0, min(_LOOK_SECONDS, self.timeout - job.beat.silence)))
                 except Empty:
                     self._look(job)
+                    yield []
                     continue
                 over = batch is None
                 room.release()

@@ -78,6 +78,8 @@ class Chain:
         except SourceError as error:
             self._unlisted[connection] = (orchestration.id, error)
             raise
+        if made:
+            self.workspace.record_listing(connection, None)
         if on_listing is not None:
             on_listing(info, made)
         return info

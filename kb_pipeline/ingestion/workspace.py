@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -74,6 +75,17 @@ class Workspace:
         self.ledger.outcomes.record(
             type_, connection, partition.key, stage, error, partitions=keys, last=stage == stages.last().name
         )
+
+    def record_listing(self, connection: str, error: tuple[str, str] | None) -> None:
+        """Record how listing a connection ended, where that was no run's: a sensor does it, many times an hour.
+
+        A fault stands until somebody lists the connection; it is a new one only if it says something new.
+        """
+        partition = self.partitions(connection)[0]
+        outcome = self.ledger.outcomes.outcome(partition.type, connection)
+        standing = [(each.error_class, each.message) for each in outcome.faults if each.stage == stages.INVENTORY]
+        if standing != ([] if error is None else [error]):
+            self.record(partition, stages.INVENTORY, error)
 
     @cached_property
     def model(self) -> ModelFiles:
@@ -152,24 +164,26 @@ class Workspace:
         config, context = self.connection(name), self.context
         return guarded(build(config, context), config, context)
 
-    def ask(self, name: str, tally: Tally | None = None, *, patiently: bool = True) -> Resilient:
+    def ask(
+        self, name: str, tally: Tally | None = None, *, patiently: bool = True, most_seconds: float = math.inf
+    ) -> Resilient:
         """The source of a connection, asked as ``errors`` in kb.yaml says: tried again, waited for, left alone.
 
-        ``patiently``: False waits for nothing, for somebody who comes again soon. Close it, and what was counted is kept.
+        ``patiently``: False waits for nothing, for somebody who comes again soon. ``most_seconds``: of silence, where that
+        is less than the connection's time-out. Close it, and what was counted is kept.
         """
         from kb_pipeline.sources.resilient import resilient
 
-        errors = self.settings.errors
-        if not patiently:
-            errors = errors.model_copy(update={"max_wait_seconds": 0.0})
         return resilient(
             self.source(name),
             self.connection(name),
-            errors,
+            self.settings.errors,
             self.circuit(name),
             most_bytes=self.limits.max_item_bytes,
             tally=tally or self.tally(name),
             turns=self.turns,
+            patient=patiently,
+            most_seconds=most_seconds,
         )
 
     def circuit(self, name: str) -> Circuit:

@@ -54,6 +54,12 @@ class Circuit:
                 self._seen = self._breakers.get(self._connection)
             return self._seen
 
+    def refuses(self) -> Breaker | None:
+        """The breaker, when nobody is to ask the connection now."""
+        breaker = self.seen
+        due = breaker.state is State.CLOSED or breaker.probe_at is None or time.time() >= breaker.probe_at
+        return None if due else breaker
+
     def admit(self) -> tuple[Admission, Breaker]:
         """Whether to ask the connection now; of all who want to, one is let through when a probe is due."""
         seen = self.seen

@@ -17,6 +17,7 @@ stop of the whole work, which ends it at once. While a connection can only wait,
 from __future__ import annotations
 
 import io
+import math
 import threading
 import time
 from collections import Counter
@@ -104,6 +105,7 @@ class Resilient:
         *,
         timeout: float,
         most_bytes: int,
+        patient: bool = True,
     ) -> None:
         self._source: Any = source
         self._name = name
@@ -112,6 +114,7 @@ class Resilient:
         self.tally = tally
         self._turns = turns
         self._most_bytes = most_bytes
+        self._patient = patient
         self._caller = Caller(name, timeout, MOST_LEFT, self._on_silence)
         self._lock = threading.Lock()
         self._asked = False
@@ -125,13 +128,26 @@ class Resilient:
 
     def list(self) -> Iterator[Item]:
         """As the source does. After trouble it is listed anew, and what had been yielded is skipped."""
+        return cast("Iterator[Item]", self._listed(idle=False))
+
+    def list_as_it_comes(self) -> Iterator[Item | None]:
+        """The same for somebody with other things to do: None while nothing comes, a few times a second.
+
+        What was begun may be left for a while, and gone on with by whoever keeps the iterator.
+        """
+        return self._listed(idle=True)
+
+    def _listed(self, *, idle: bool) -> Iterator[Item | None]:
         operation = _Operation("its listing", whole=True)
         last: str | None = None
         while True:
             self._begin(operation)
             resumed, arrived = last, False
             try:
-                for batch in self._batches(self._source.list):
+                for batch in self._batches(self._source.list, idle=idle):
+                    if not batch:
+                        yield None
+                        continue
                     if not arrived:
                         arrived = True
                         self._answered()
@@ -188,11 +204,14 @@ class Resilient:
                 self._finished(operation)
                 return result
 
-    def _batches(self, function: Callable[[], Iterator[T]]) -> Iterator[Sequence[T]]:
+    def _batches(self, function: Callable[[], Iterator[T]], *, idle: bool = False) -> Iterator[Sequence[T]]:
+        """What the source yields, as it comes. ``idle``: with empty batches while nothing comes."""
         with closing(cast("Generator[Sequence[T]]", self._caller.batches(function))) as batches:
             while True:
                 with self._flying():
                     batch = next(batches, None)
+                    while batch is not None and not batch and not idle:
+                        batch = next(batches, None)
                 if batch is None:
                     return
                 yield batch
@@ -211,7 +230,7 @@ class Resilient:
                 return
             # Who comes to a connection that is being left alone turns away. Who was there when it began waits.
             left = max(0.0, (breaker.probe_at or 0.0) - time.time())
-            if not self._asked or not self._may_wait(left):
+            if not (self._asked and self._patient and self._may_wait(left)):
                 raise self._end(refusal(breaker))
             seen = self.circuit.changes
             self._wait(min(left, _LOOK_SECONDS), lambda seen=seen: self.circuit.changes != seen)  # type: ignore[misc]
@@ -232,8 +251,11 @@ class Resilient:
         pause = backoff.delay(
             operation.tries, self._errors.backoff_seconds, self._errors.max_backoff_seconds, found.retry_after
         )
-        if operation.tries > strategy.retries or found.lasting or not self._may_wait(pause):
-            self._give_up(operation, error, found, strategy, pause)
+        patient = self._patient and self._may_wait(pause)
+        if operation.tries > strategy.retries or found.lasting or not patient:
+            # Nothing came of it for too long, or it said itself that it doesn't want to be asked before a certain time.
+            trip = (self._patient and not patient) or (found.retry_after or 0.0) > self._errors.breaker.cooldown_seconds
+            self._give_up(operation, error, found, strategy, trip=trip)
         measure = Measure.RETRY
         if found.kind is ErrorClass.RESOURCE_EXHAUSTION:
             measure = Measure.DEGRADE
@@ -243,7 +265,7 @@ class Resilient:
         self._wait(pause)
 
     def _give_up(
-        self, operation: _Operation, error: Exception, found: Diagnosis, strategy: Resolved, pause: float
+        self, operation: _Operation, error: Exception, found: Diagnosis, strategy: Resolved, *, trip: bool
     ) -> NoReturn:
         """Raise what an operation comes to: the end of the connection, or an item that is set aside."""
         # A second look at the same thing by somebody else, Dagster's own retries among them, would bring nothing.
@@ -251,7 +273,7 @@ class Resilient:
         whole = operation.whole or strategy.then == "fail" or self._is_down(found, strategy, operation)
         told = _told(error, operation, found, whole=whole)
         self.tally.add(found.kind, Measure.FAIL if whole else Measure.SKIP, occurred=1)
-        if whole and strategy.breaker and not self._may_wait(pause):
+        if whole and strategy.breaker and trip:
             self._tell_circuit(found, error, trip=True)
         raise self._end(told) if whole else told
 
@@ -463,12 +485,26 @@ def resilient(
     most_bytes: int,
     tally: Tally | None = None,
     turns: Turns | None = None,
+    patient: bool = True,
+    most_seconds: float = math.inf,
 ) -> Resilient:
-    """A source that is asked with patience, and can do whatever else the source can."""
+    """A source that is asked with patience, and can do whatever else the source can.
+
+    ``patient``: False is for somebody who comes again soon: nothing is tried again or waited for. ``most_seconds``: of
+    silence, where that is less than the connection's time-out.
+    """
     made = _with(capabilities(source))
-    timeout = config.timeout_seconds or errors.timeout_seconds
+    timeout = min(most_seconds, config.timeout_seconds or errors.timeout_seconds)
     return made(
-        source, config.name, errors, circuit, tally or Tally(), turns or Turns(), timeout=timeout, most_bytes=most_bytes
+        source,
+        config.name,
+        errors,
+        circuit,
+        tally or Tally(),
+        turns or Turns(),
+        timeout=timeout,
+        most_bytes=most_bytes,
+        patient=patient,
     )
 
 
