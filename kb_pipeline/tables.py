@@ -19,6 +19,9 @@ SOURCE_FINGERPRINT = b"kb.source_fingerprint"
 RECIPE = b"kb.recipe"
 """Fingerprint of the settings a table was made with (of chunks: JSON, one per media type; of embeddings: the model id)."""
 
+STORED_VECTORS = b"kb.stored_vectors"
+"""How many vectors the store held when an embeddings table was written: when it holds fewer, some may have been lost."""
+
 LISTING_INFO = b"kb.listing"
 """JSON of ``ingestion.listing.ListingInfo``: who listed, when, digest, number of items."""
 

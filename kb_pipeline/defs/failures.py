@@ -19,6 +19,8 @@ from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.storage.partitions import Partition, parse_key
 
 INTERVAL_SECONDS = 30
+_SAYS_NOTHING = "This run has been marked as failed"
+"""How Dagster's message begins for a run whose process it found gone; what it knows stands in the event before."""
 _PARTITION_TAG = "dagster/partition"
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
@@ -80,6 +82,8 @@ def describe(instance: dg.DagsterInstance, workspace: Workspace, run: dg.Dagster
     type_ = _type(workspace, run, events)
     partitions = () if type_ is None else tuple(parse_key(type_, key) for key in _keys(instance, run, type_))
     stage, error_class, recorded = _stage_under_way(events, type_, run), ErrorClass.INTERNAL.value, False
+    if message.startswith(_SAYS_NOTHING):
+        message = _last_words(events) or message
     for event in events:
         if event.is_step_failure and event.step_key is not None:
             data = event.step_failure_data
@@ -102,6 +106,20 @@ def describe(instance: dg.DagsterInstance, workspace: Workspace, run: dg.Dagster
             if not evaluation.passed and evaluation.blocking:
                 stage, message, recorded = evaluation.asset_key.path[-1], str(evaluation.description), False
     return FailedRun(run.run_id, run.job_name, partitions, stage, error_class, message, recorded)
+
+
+def _last_words(events: Iterable[dg.DagsterEvent]) -> str | None:
+    """What Dagster said of the run's process just before it called the run failed, as when a signal ended it."""
+    said = None
+    for event in events:
+        if event.event_type == dg.DagsterEventType.RUN_FAILURE:
+            break
+        if event.event_type == dg.DagsterEventType.ENGINE_EVENT:
+            said = event.message if event.engine_event_data.error is None else event.engine_event_data.error.message
+    else:
+        return None
+    # Its advice is for people who configure memory and executors elsewhere than here.
+    return None if said is None else said.removeprefix("[DagsterApiServer] ").partition(" Possible solutions")[0].strip()
 
 
 def _type(workspace: Workspace, run: dg.DagsterRun, events: Iterable[dg.DagsterEvent]) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -73,11 +73,7 @@ class VectorStore:
 
     def has(self, keys: Iterable[str]) -> set[str]:
         """Those of `keys` that are stored."""
-        wanted = list(dict.fromkeys(keys))
-        table = self._open()
-        if table is None or not wanted:
-            return set()
-        return set(_row_ids(table, wanted))
+        return set(self.locate(keys).row_ids)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of `keys` that are not stored, each once, in the order of their first appearance."""
@@ -85,27 +81,18 @@ class VectorStore:
         found = self.has(distinct)
         return [key for key in distinct if key not in found]
 
+    def locate(self, keys: Iterable[str]) -> Located:
+        """Where the vectors of `keys` lie, for fetching them part by part; those that aren't stored lie nowhere."""
+        wanted = list(dict.fromkeys(keys))
+        table = self._open() if wanted else None
+        return Located(table, {} if table is None else _row_ids(table, wanted), self._dimension)
+
     def fetch(self, keys: Sequence[str]) -> Vectors:
         """Vectors of `keys`, (n, dimension) float32, in their order; a key may come twice.
 
         Raises KeyError naming the first key that is not stored.
         """
-        vectors = np.empty((len(keys), self._dimension), dtype=np.float32)
-        places: dict[str, list[int]] = {}
-        for place, key in enumerate(keys):
-            places.setdefault(key, []).append(place)
-        table = self._open()
-        if table is not None and keys:
-            # In the order of storage, so that each page is read once.
-            ordered = sorted(_row_ids(table, list(places)).values())
-            for start in range(0, len(ordered), _TAKE_ROWS):
-                taken = table.take_row_ids(ordered[start : start + _TAKE_ROWS]).select(["key", "vector"]).to_arrow()
-                numbers = _matrix(taken.column("vector"), self._dimension)
-                for row, key in enumerate(taken.column("key").to_pylist()):
-                    vectors[places.pop(key)] = numbers[row]
-        if places:
-            raise KeyError(next(iter(places)))
-        return vectors
+        return self.locate(keys).fetch(keys)
 
     def append(self, keys: Sequence[str], vectors: Vectors) -> None:
         """Stores vectors, (n, dimension), under `keys` in one commit; of a key given twice, the first.
@@ -189,6 +176,34 @@ class VectorStore:
                 f"{self._dimension}: move it away to have the vectors computed again."
             )
         return table
+
+
+class Located:
+    """Vectors that were found in one version of a store. To be used soon: compaction drops old versions, an hour on."""
+
+    def __init__(self, table: Any, row_ids: Mapping[str, int], dimension: int) -> None:
+        self._table = table
+        self.row_ids = row_ids
+        self._dimension = dimension
+
+    def fetch(self, keys: Sequence[str]) -> Vectors:
+        """Vectors of `keys`, (n, dimension) float32, in their order; a key may come twice.
+
+        Raises KeyError naming the first key that was not found.
+        """
+        vectors = np.empty((len(keys), self._dimension), dtype=np.float32)
+        places: dict[int, list[int]] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(self.row_ids[key], []).append(place)
+        # In the order of storage, so that each page is read once.
+        ordered = sorted(places)
+        for start in range(0, len(ordered), _TAKE_ROWS):
+            part = ordered[start : start + _TAKE_ROWS]
+            taken = self._table.take_row_ids(part).select(["vector"]).with_row_id().to_arrow()
+            numbers = _matrix(taken.column("vector"), self._dimension)
+            for row, row_id in enumerate(values(taken.column("_rowid"))):
+                vectors[places[row_id]] = numbers[row]
+        return vectors
 
 
 def stores(location: LanceLocation) -> list[VectorStore]:

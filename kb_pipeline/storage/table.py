@@ -269,7 +269,20 @@ class Table:
     def bounded_batches(self, columns: list[str] | None = None, rows: int = 4_096) -> Iterator[pa.RecordBatch]:
         """The rows in batches of at most ``rows``, and of about ROW_GROUP_BYTES beside the last row: for whole texts."""
         for group in range(self._file.num_row_groups):
-            yield from self._file.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False)
+            yield from self.group_batches(group, columns, rows)
+
+    @property
+    def group_rows(self) -> list[int]:
+        """Rows of each of its row groups."""
+        return [self._file.metadata.row_group(each).num_rows for each in range(self._file.num_row_groups)]
+
+    def group_batches(self, group: int, columns: list[str] | None = None, rows: int = 4_096) -> Iterator[pa.RecordBatch]:
+        """The rows of one row group in batches of at most ``rows``."""
+        yield from self._file.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False)
+
+    def group(self, group: int, columns: list[str] | None = None) -> pa.Table:
+        """One row group as a whole."""
+        return self._file.read_row_group(group, columns=columns, use_threads=False)
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """The whole table, or some of its columns."""

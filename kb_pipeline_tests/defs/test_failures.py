@@ -55,6 +55,18 @@ def test_a_killed_run_is_recorded(project: Project) -> None:
     assert fault(project, "handbook") == (None, None), "the next success clears it"
 
 
+def test_how_a_process_ended_is_told(project: Project) -> None:
+    job = project.definitions.resolve_job_def("local_directory_chain")
+    tags = {"dagster/partition": "handbook"}
+    run = project.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    said = "[DagsterApiServer] Run execution process was terminated by signal 9 (SIGKILL)."
+    project.instance.report_engine_event(f"{said} Possible solutions include increasing the amount of memory.", run)
+    project.instance.report_run_failed(run)
+    expected = "Run execution process was terminated by signal 9 (SIGKILL)."
+    assert noticed(project, run).message == expected
+    assert fault(project, "handbook") == ("internal", expected)
+
+
 def test_a_killed_run_over_a_range_is_recorded_for_each_of_its_partitions(project: Project) -> None:
     project.folders(3)
     failed = noticed(project, left_behind(project, **{RANGE_START: "c0", RANGE_END: "c1"}))
