@@ -1,10 +1,11 @@
-"""One orchestration over many sources, through Dagster runs: discovery, ingestion, completion.
+"""One orchestration over many sources, through Dagster runs: listing, ingestion, completion.
 
 What belongs here: which runs are launched in which order, and the report over all of them. Used by the command line;
 what a run does is in ``defs``.
 
-Each connection's partitions run in this process, one run each, several connections at a time; the embedding model is
-loaded once for all. A connection that fails doesn't stop the others, and the release at the end takes what there is.
+Each connection goes its own way, several at a time: it is listed, then its partitions run in this process, one after the
+other; the embedding model is loaded once for all. Nobody waits for anybody: a connection that fails doesn't stop the others,
+one that can only wait for its source lends them its turn, and what the others brought is published while it waits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, cast
 
 import dagster as dg
@@ -34,17 +35,26 @@ from kb_pipeline.defs.orchestration import (
     PROCESS_TAG,
     USER_TAG,
     blocks,
+    breaker_tag,
 )
 from kb_pipeline.defs.partitions import register
 from kb_pipeline.defs.reaping import dead_runs, process_tag
 from kb_pipeline.flow.errors import ErrorClass, classify, innermost
+from kb_pipeline.flow.turns import Stopped, Turns
+from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.ingestion.report import stored_counts
+from kb_pipeline.ingestion.work import Orchestration
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.monitoring.progress import Progress, Silent
 from kb_pipeline.settings.model import Settings
+from kb_pipeline.sources.circuit import BreakerOpen
+from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition
 
+MAX_CONCURRENT_LISTINGS = 8
+"""Connections listed at a time: mostly they wait for answers."""
+_LISTING, _INGESTING = "listing", "ingesting"
 _logger = logging.getLogger(__name__)
 
 _SAID: set[str] = set()
@@ -150,15 +160,18 @@ class Orchestrator:
         progress: Progress | None = None,
         resources: Mapping[str, Any] | None = None,
     ) -> None:
-        self._workspace = Workspace(settings)
+        progress = progress or Silent()
+        self._turns = Turns()
+        self._workspace = Workspace(settings, self._turns)
+        self._chain = Chain(self._workspace, progress)
         self._instance = instance
-        self._definitions = build_defs(settings, progress=progress or Silent(), resources=resources)
-        self._cancelled = threading.Event()
+        # The very chain that lists: what it knows of a connection, the runs know as well.
+        self._definitions = build_defs(settings, progress=progress, resources={"chain": self._chain, **(resources or {})})
         self._embedding = threading.Lock()
 
     def cancel(self) -> None:
-        """Start nothing more; what runs finishes its step."""
-        self._cancelled.set()
+        """Start nothing more and wait for no source; what runs finishes its step."""
+        self._turns.stop()
 
     def run(self, options: Options) -> Report:
         """One whole orchestration. Never raises for the failure of a connection: the report says it."""
@@ -166,29 +179,21 @@ class Orchestrator:
         report = Report(uuid.uuid4().hex)
         reap_dead_runs(self._instance, others=is_own(self._workspace.settings))
         register(self._instance, self._workspace)
-        chosen = [
-            config
+        names = [
+            config.name
             for config in self._workspace.connections
             if options.connections is None or config.name in options.connections
         ]
-        for config in chosen:
-            self._workspace.ledger.retirements.revive(config.name)
-        self._discover(report, options, sorted({config.name for config in chosen}))
+        for name in names:
+            self._workspace.ledger.retirements.revive(name)
         workers = options.max_concurrent_sources or self._workspace.settings.limits.max_concurrent_sources
-        lock = threading.Lock()
-
-        def ingest(name: str) -> None:
-            counts, faults = self._ingest(name, report.orchestration_id, options)
-            with lock:
-                report.sources[name] = counts
-                report.errors.extend(faults)
-
-        with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="kb-source") as executor:
-            list(executor.map(ingest, [config.name for config in chosen]))
-        if not self._cancelled.is_set():
+        self._turns.limit({_LISTING: MAX_CONCURRENT_LISTINGS, _INGESTING: workers})
+        self._ingest_all(names, report, options)
+        self._record_inventory(report, options, names)
+        if not self._turns.stopped:
             self._release(report, options)
         # Twice what an orchestration makes: the work stays in proportion, and an older history shrinks.
-        self._drop_old_runs(4 * (1 + sum(len(self._workspace.partitions(config.name)) for config in chosen)))
+        self._drop_old_runs(4 * (1 + sum(len(self._workspace.partitions(name)) for name in names)))
         current = Releases(self._workspace.storage).current()
         report.release = current.name if current else None
         report.seconds = time.time() - started
@@ -199,7 +204,7 @@ class Orchestrator:
         """One asset of one partition; None when it succeeded."""
         register(self._instance, self._workspace)
         selection = [dg.AssetKey([partition.type, asset])]
-        tags = self._tags(uuid.uuid4().hex, options)
+        tags = self._tags(uuid.uuid4().hex, options) | breaker_tag(self._workspace, partition.connection)
         job = chain_job_name(partition.type)
         _, fault = self._execute(partition.connection, job, tags, options, partition.key, selection)
         return fault
@@ -219,34 +224,95 @@ class Orchestrator:
         report.status = "failed" if report.errors else "completed"
         return report
 
-    def _discover(self, report: Report, options: Options, names: list[str]) -> None:
-        """Phase discovery. A connection that can't be listed fails in its own run, with its own message."""
-        tags = self._tags(report.orchestration_id, options) | {CONNECTIONS_TAG: ",".join(names)}
+    def _ingest_all(self, names: Sequence[str], report: Report, options: Options) -> None:
+        """Every connection; a release as soon as all who are left can only wait for their sources."""
+        unfinished = set(names)
+
+        def ingest(name: str) -> None:
+            try:
+                counts, faults = self._ingest(name, report.orchestration_id, options)
+                report.sources[name] = counts
+                report.errors.extend(faults)
+            finally:
+                unfinished.discard(name)
+                self._turns.notify()
+
+        with ThreadPoolExecutor(max_workers=max(1, len(names)), thread_name_prefix="kb-source") as executor:
+            futures = [executor.submit(ingest, name) for name in names]
+            released = len(names)
+
+            def due(waiting: frozenset[str]) -> bool:
+                return not unfinished or (len(unfinished) < released and unfinished <= waiting)
+
+            while True:
+                self._turns.until(due)
+                released = len(unfinished)
+                if not released or self._turns.stopped:
+                    break
+                # What goes wrong with it is told by the release at the end.
+                self._release(Report(report.orchestration_id), options)
+            for future in futures:
+                future.result()
+
+    def _record_inventory(self, report: Report, options: Options, names: Sequence[str]) -> None:
+        """What was listed, as Dagster's assets show it. Lists nothing: every listing was made, or failed, before."""
+        tags = self._tags(report.orchestration_id, options) | {CONNECTIONS_TAG: ",".join(sorted(names))}
         self._execute("discovery", INVENTORY_JOB, tags, options)
 
     def _ingest(self, name: str, orchestration: str, options: Options) -> tuple[SourceCounts, list[SourceFault]]:
-        counts, faults = SourceCounts(), []
+        """One connection: listed, then partition by partition."""
+        counts = SourceCounts()
+        faults: list[tuple[str, SourceFault]] = []
         partitions = self._workspace.partitions(name)
-        for partition in partitions:
-            if self._cancelled.is_set():
-                counts.stale = True
-                self._add_last_known(counts, partition)
-                counts.chunks += stored_counts(self._workspace.storage, (partition,)).chunks
-                continue
-            made, fault = self._chain(partition, orchestration, options)
-            for stage in stages.STAGES:
-                counts.add({key: value for key, value in made.get(stage.name, {}).items() if key in stage.counts})
-            if stages.first().name not in made:
-                self._add_last_known(counts, partition)
-            if "chunks" not in made:
-                counts.chunks += stored_counts(self._workspace.storage, (partition,)).chunks
-            if fault is not None:
-                counts.stale = True
-                faults.append(fault)
-        return counts, faults[:1]
+        try:
+            with self._turns.taken(name, _LISTING):
+                left_alone = self._list(name, orchestration)
+            with self._turns.taken(name, _INGESTING):
+                for partition in partitions:
+                    fault = self._ingest_partition(partition, orchestration, options, counts, left_alone)
+                    if fault is not None:
+                        faults.append((partition.key, fault))
+        except Stopped:  # while it waited for its source, or for its turn: nothing was begun
+            for partition in partitions:
+                self._count_stored(counts, partition)
+        return counts, _merged(faults, len(partitions))
 
-    def _chain(
-        self, partition: Partition, orchestration: str, options: Options
+    def _list(self, name: str, orchestration: str) -> SourceFault | None:
+        """List a connection; a fault when it is being left alone. Other trouble is met again, and told, by its runs."""
+        try:
+            self._chain.take_listing(name, Orchestration(orchestration, time.time(), f"kb run {orchestration[:8]}"))
+        except BreakerOpen as error:
+            return SourceFault(name, classify(error).value, str(error))
+        except Stopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told with the run of the documents
+            _logger.debug("%s can't be listed: %s", name, innermost(error))
+        return None
+
+    def _ingest_partition(
+        self,
+        partition: Partition,
+        orchestration: str,
+        options: Options,
+        counts: SourceCounts,
+        left_alone: SourceFault | None,
+    ) -> SourceFault | None:
+        """Bring one partition up to date and add up what came of it; what went wrong."""
+        if self._turns.stopped:
+            self._count_stored(counts, partition)
+            return None
+        made, fault = self._make(partition, orchestration, options, left_alone)
+        for stage in stages.STAGES:
+            counts.add({key: value for key, value in made.get(stage.name, {}).items() if key in stage.counts})
+        if stages.first().name not in made:
+            self._add_last_known(counts, partition)
+        if "chunks" not in made:
+            counts.chunks += stored_counts(self._workspace.storage, (partition,)).chunks
+        counts.stale = counts.stale or fault is not None
+        return fault
+
+    def _make(
+        self, partition: Partition, orchestration: str, options: Options, left_alone: SourceFault | None
     ) -> tuple[dict[str, dict[str, Any]], SourceFault | None]:
         """Bring one partition up to date; returns the metadata of each asset made, and what went wrong.
 
@@ -254,15 +320,15 @@ class Orchestrator:
         waited for the `gpu` pool would not sleep but spin (Dagster's in-process executor), and starve the one that works.
         """
         made: dict[str, dict[str, Any]] = {}
-        groups = stages.groups()
-        first: SourceFault | None = None
+        first = left_alone
+        groups = stages.groups() if left_alone is None else self._without_source(stages.groups(), partition)
         while groups:
             group = groups.pop(0)
             with self._embedding if any(stage.pool == stages.GPU_POOL for stage in group) else nullcontext():
                 result, fault = self._execute(
                     partition.connection,
                     chain_job_name(partition.type),
-                    self._tags(orchestration, options),
+                    self._tags(orchestration, options) | breaker_tag(self._workspace, partition.connection),
                     options,
                     partition.key,
                     [dg.AssetKey([partition.type, stage.name]) for stage in group],
@@ -273,14 +339,27 @@ class Orchestrator:
                     made[event.asset_key.path[-1]] = {key: value.value for key, value in metadata.items()}
             first = first or fault
             if fault is not None:
-                # The source can't be reached, but what is stored of it must follow the settings all the same: otherwise
-                # a new model's release would wait for it, and one dead connection would hold up all the others.
-                source = stages.first()
-                unreachable = source in group and source.name not in made
-                stored = self._workspace.storage.pointer(source.name, partition) is not None
-                rest = [tuple(each for each in members if each != source) for members in (group, *groups)]
-                groups = [each for each in rest if each] if unreachable and stored else []
+                unreachable = stages.first() in group and stages.first().name not in made
+                groups = self._without_source([group, *groups], partition) if unreachable else []
         return made, first
+
+    def _without_source(self, groups: Sequence[tuple[Stage, ...]], partition: Partition) -> list[tuple[Stage, ...]]:
+        """What remains to be done for a partition whose source can't be reached.
+
+        What is stored of it must follow the settings all the same: otherwise a new model's release would wait for it, and
+        one dead connection would hold up all the others.
+        """
+        source = stages.first()
+        if self._workspace.storage.pointer(source.name, partition) is None:
+            return []
+        rest = (tuple(stage for stage in group if stage != source) for group in groups)
+        return [group for group in rest if group]
+
+    def _count_stored(self, counts: SourceCounts, partition: Partition) -> None:
+        """Of a partition that was not even looked at: what is known of it."""
+        counts.stale = True
+        self._add_last_known(counts, partition)
+        counts.chunks += stored_counts(self._workspace.storage, (partition,)).chunks
 
     def _add_last_known(self, counts: SourceCounts, partition: Partition) -> None:
         stored = stored_counts(self._workspace.storage, (partition,))
@@ -339,12 +418,23 @@ class Orchestrator:
         return result, None if result.success else _fault(source, result)
 
     def _status(self, report: Report) -> OverallStatus:
-        if self._cancelled.is_set():
+        if self._turns.stopped:
             return "cancelled"
         failed = {fault.source for fault in report.errors}
         if "release" in failed or (report.sources and failed >= set(report.sources)):
             return "failed"
         return "completed_with_issues" if failed or report.warnings or report.totals.quarantined else "completed"
+
+
+def _merged(faults: Sequence[tuple[str, SourceFault]], partitions: int) -> list[SourceFault]:
+    """Faults of a connection's partitions: each said once, with the partitions it is about where that isn't all of them."""
+    keys: dict[SourceFault, list[str]] = {}
+    for key, fault in faults:
+        keys.setdefault(fault, []).append(key)
+    return [
+        fault if len(about) == partitions else replace(fault, message=f"{', '.join(about)}: {fault.message}")
+        for fault, about in keys.items()
+    ]
 
 
 def _fault(source: str, result: dg.ExecuteInProcessResult) -> SourceFault:

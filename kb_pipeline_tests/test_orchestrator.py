@@ -65,7 +65,7 @@ def test_a_change_of_model_does_not_wait_for_a_dead_connection(project: Path) ->
 
 
 def test_damage_keeps_the_old_release_and_the_report_says_what_failed(project: Path) -> None:
-    storage = Storage(project / ".kb")
+    storage = Storage.of_folder(project / ".kb")
     with dg.DagsterInstance.ephemeral() as instance:
         assert orchestrate(project, instance, HashEmbedder()).release == "release-1"
         # A row is gone from the index, and the table it must come back from holds it twice.

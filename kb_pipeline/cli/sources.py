@@ -8,6 +8,7 @@ import click
 
 from kb_pipeline.cli.context import told, workspace_of
 from kb_pipeline.cli.output import show_json, show_table
+from kb_pipeline.flow.breaker import State
 from kb_pipeline.settings.errors import ConfigError
 from kb_pipeline.sources.base import SourceError
 
@@ -45,7 +46,7 @@ def check(context: click.Context, as_json: bool) -> None:
     rows = []
     for config in workspace.connections:
         try:
-            ok, detail = True, workspace.source(config.name).probe()
+            ok, detail = True, workspace.ask(config.name).probe()
         except (SourceError, OSError, ConfigError) as error:
             ok, detail = False, str(error)
         except Exception as error:  # noqa: BLE001 - a connector's own fault must not hide the other connections
@@ -59,6 +60,22 @@ def check(context: click.Context, as_json: bool) -> None:
             [(row["name"], row["type"], "ok" if row["ok"] else "FAILED", row["detail"]) for row in rows],
         )
     raise SystemExit(0 if all(row["ok"] for row in rows) else 1)
+
+
+@sources.command()
+@click.argument("name")
+@click.pass_context
+@told
+def reset(context: click.Context, name: str) -> None:
+    """Have a connection that is being left alone asked again. Closes its circuit breaker."""
+    workspace = workspace_of(context)
+    workspace.connection(name)
+    breaker = workspace.ledger.breakers.get(name)
+    workspace.ledger.breakers.reset(name)
+    if breaker.state is State.CLOSED:
+        click.echo(f"{name}: its circuit breaker was closed; its count of failures begins anew")
+    else:
+        click.echo(f"{name}: its circuit breaker is closed again; the next run asks it")
 
 
 @click.command()

@@ -10,13 +10,17 @@ import click
 from kb_pipeline import stages
 from kb_pipeline.cli.context import told, workspace_of
 from kb_pipeline.cli.output import printable, show_json, show_table
+from kb_pipeline.flow.breaker import Breaker, State
 from kb_pipeline.ingestion.report import QuarantinedItem, StoredCounts, stored_counts
 from kb_pipeline.ingestion.report import quarantine as quarantined_items
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.parsing.network import Isolation, allowed
+from kb_pipeline.sources.circuit import sentence
 from kb_pipeline.statuses import Status
 
 _COUNTS = list(StoredCounts.__dataclass_fields__)
+COUNTED_DAYS = 7
+"""Days over which errors are counted, today included."""
 _NETWORK: dict[Isolation, str] = {
     "namespace": "network namespace",
     "audit_hook": "audit hook (no network namespace is granted here; native code is not held back)",
@@ -46,8 +50,31 @@ def status(context: click.Context, as_json: bool) -> None:
     for name, each in report["sources"].items():
         if not each["configured"]:
             click.echo(f"{name}: no longer in kb.yaml, still searchable; `kb retire {name}` drops it")
-        if each["error"]:
-            click.echo(f"{name}: {each['error']}")
+        if each["left_alone"]:
+            click.echo(f"{name}: {each['left_alone']}")
+        for message, partitions in _messages(each["faults"]).items():
+            where = "" if len(partitions) == len(each["partitions"]) else f" {', '.join(partitions)}:"
+            click.echo(f"{name}:{where} {message}")
+    for name, each in report["sources"].items():
+        for line in _error_lines(each["errors"]):
+            click.echo(f"{name}: {line}")
+
+
+def _messages(faults: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Each message once, with the partitions that it is about."""
+    found: dict[str, list[str]] = {}
+    for fault in faults:
+        found.setdefault(fault["message"], []).append(fault["partition"])
+    return found
+
+
+def _error_lines(errors: list[dict[str, Any]]) -> list[str]:
+    """What was done about errors, and how often that helped, a line for each class."""
+    classes: dict[str, list[str]] = {}
+    for each in errors:
+        helped = f", recovered {each['recovered']} ({each['recovery_rate']:.0%})" if each["recovered"] else ""
+        classes.setdefault(each["class"], []).append(f"{each['strategy']} {each['occurred']}{helped}")
+    return [f"{name} errors of the last {COUNTED_DAYS} days: {'; '.join(parts)}" for name, parts in classes.items()]
 
 
 def _status(workspace: Workspace) -> dict[str, Any]:
@@ -57,6 +84,7 @@ def _status(workspace: Workspace) -> dict[str, Any]:
     sources: dict[str, Any] = {}
     totals = StoredCounts()
     configured = {config.name: config.type for config in workspace.connections}
+    breakers, counted = workspace.ledger.breakers.all(), workspace.ledger.outcomes.counts(days=COUNTED_DAYS)
     left = {name: type_ for type_, name in known_connections(workspace.storage) if name not in configured}
     for name, type_ in sorted((configured | left).items()):
         stored = [each for each in workspace.storage.partitions(stages.first().name, type_) if each.connection == name]
@@ -65,16 +93,32 @@ def _status(workspace: Workspace) -> dict[str, Any]:
         speaking = wanted if all(each in stored for each in wanted) else tuple(stored)
         counts = stored_counts(workspace.storage, speaking)
         outcome = workspace.ledger.outcomes.outcome(type_, name)
+        breaker = breakers.get(name, Breaker(name))
         sources[name] = {
             "type": type_,
             "configured": name in configured,
             "partitions": [partition.key for partition in wanted],
             **counts.as_dict(),
-            # Every connection is tried in every run: nothing opens a circuit yet.
-            "breaker": "closed",
+            "breaker": breaker.state.value,
+            "left_alone": sentence(breaker) if breaker.state is not State.CLOSED else None,
             "last_run": outcome.last_run,
             "last_success": outcome.last_success,
             "error": outcome.error,
+            "faults": [
+                {"partition": each.partition, "stage": each.stage, "class": each.error_class, "message": each.message}
+                for each in outcome.faults
+            ],
+            "errors": [
+                {
+                    "class": each.error_class,
+                    "strategy": each.strategy,
+                    "occurred": each.occurred,
+                    "recovered": each.recovered,
+                    "recovery_rate": round(each.recovered / max(1, each.occurred), 4),
+                }
+                for each in counted
+                if each.connection == name
+            ],
         }
         for column in _COUNTS:
             setattr(totals, column, getattr(totals, column) + getattr(counts, column))

@@ -140,7 +140,7 @@ def _make(
         try:
             made[key] = chain.make(stage, partition, orchestration, embedder, _observer(context, partition))
         except Exception as error:  # noqa: BLE001 - one partition of a range must not take the others with it
-            failures[key] = failure(f"{type_}/{stage.name} of {key}", error)
+            failures[key] = failure(f"{type_}/{stage.name} of {key}", error, _troubles(chain, stage, partition))
             _record(context, chain, partition, stage.name, (classify(error).value, str(error)))
         else:
             _record(context, chain, partition, stage.name, None)
@@ -153,7 +153,8 @@ def _make(
         raise combined(list(failures.values()), _advice(f"{type_}/{stage.name}", failures, made.keys()))
     for key, staged in made.items():
         # Per partition: metadata of the result itself would be recorded alike for every partition of the run.
-        context.add_asset_metadata(_numbers(staged, stage.preview), partition_key=key)
+        troubles = _troubles(chain, stage, parse_key(type_, key))
+        context.add_asset_metadata({**_numbers(staged, stage.preview), **troubles}, partition_key=key)
     fingerprints = sorted(staged.fingerprint for staged in made.values())
     # Dagster takes one version for all partitions of a run.
     version = fingerprints[0] if len(fingerprints) == 1 else identity.digest(fingerprints)
@@ -179,6 +180,11 @@ def _numbers(staged: Staged, preview_columns: Sequence[str]) -> dict[str, Any]:
     """What a stage counted, and what its table shows."""
     with staged.open() as table:
         return {**staged.counts, **metadata.of_table(table, preview_columns)}
+
+
+def _troubles(chain: Chain, stage: Stage, partition: Partition) -> dict[str, Any]:
+    """Of a stage that asks the source: its circuit breaker, and the errors that were met."""
+    return chain.troubles(partition.connection) if stage.retried else {}
 
 
 def _advice(what: str, failed: Iterable[str], published: Set[str]) -> str:

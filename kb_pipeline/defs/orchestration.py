@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 
 from kb_pipeline.flow.errors import ErrorClass, diagnose
 from kb_pipeline.ingestion.work import Orchestration
+from kb_pipeline.ingestion.workspace import Workspace
 
 ORCHESTRATION_TAG = "kb/orchestration"
 CONNECTIONS_TAG = "kb/connections"
@@ -22,6 +24,8 @@ PROCESS_TAG = "kb/process"
 COMPARE_TAG = "kb/compare"
 EVERYTHING = "everything"
 """Value of COMPARE_TAG: a run so tagged compares the whole index with its tables, whatever is noted of it."""
+BREAKER_TAG = "kb/breaker"
+"""State of the connection's circuit breaker when the run was asked for."""
 
 _BACKFILL_TAG = "dagster/backfill"
 _RETRIED = frozenset({ErrorClass.NETWORK, ErrorClass.RATE_LIMITING})
@@ -40,6 +44,11 @@ def of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) ->
     created = record.create_timestamp.timestamp() if record is not None else 0.0
     id_ = tags.get(ORCHESTRATION_TAG) or tags.get(_BACKFILL_TAG) or run.run_id
     return Orchestration(id_, created, f"run {run.run_id[:8]} of {run.job_name}")
+
+
+def breaker_tag(workspace: Workspace, connection: str) -> dict[str, str]:
+    """The tag of a run of one connection."""
+    return {BREAKER_TAG: workspace.circuit(connection).seen.state.value}
 
 
 @contextmanager
@@ -62,8 +71,8 @@ def blocks(evaluation: dg.AssetCheckEvaluation) -> bool:
     return error and bool(evaluation.blocking) and not evaluation.passed
 
 
-def failure(what: str, error: Exception) -> dg.Failure:
-    """A Failure for ``what`` with the class of the error in its metadata and the error itself as its cause."""
+def failure(what: str, error: Exception, facts: Mapping[str, Any] | None = None) -> dg.Failure:
+    """A Failure for ``what`` with the class of the error and further facts in its metadata, and the error as its cause."""
     found = diagnose(error)
     kind = found.kind
     sentence = str(error) or type(error).__name__
@@ -71,7 +80,7 @@ def failure(what: str, error: Exception) -> dg.Failure:
         sentence = f"{type(error).__name__}: {sentence}"
     result = dg.Failure(
         description=f"{what}: {sentence}",
-        metadata={"error_class": kind.value, "message": sentence},
+        metadata={"error_class": kind.value, "message": sentence, **(facts or {})},
         allow_retries=kind in _RETRIED and not found.lasting,
     )
     result.__cause__ = error

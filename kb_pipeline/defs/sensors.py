@@ -9,26 +9,35 @@ partitions that are missing or failing don't hold it up.
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
 import dagster as dg
 
 from kb_pipeline import stages
 from kb_pipeline.defs.jobs import CORPUS_JOB, chain_job_name
-from kb_pipeline.defs.orchestration import DISCOVERY, ORCHESTRATION_TAG, TRIGGER_TAG
+from kb_pipeline.defs.orchestration import DISCOVERY, ORCHESTRATION_TAG, TRIGGER_TAG, breaker_tag
 from kb_pipeline.defs.partitions import partitions_def, unregistered_keys
+from kb_pipeline.flow.errors import classify
 from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.ingestion.listed import ListingDigest
 from kb_pipeline.ingestion.listing import digest_by_feed
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.sources.base import Item, SourceConfig
+from kb_pipeline.sources.circuit import sentence
+from kb_pipeline.sources.resilient import Resilient
 from kb_pipeline.storage import identity
 
 TICK_SECONDS = 20.0
 """A tick's budget; Dagster itself gives up after 60."""
 DEADLINE_ITEMS = 256
 """Items between two looks at the clock."""
+FEED_SECONDS = 15.0
+"""A change feed that gives no sign of life for so long has failed; a listing may take as long as its time-out, for a tick
+needn't wait for it."""
+SILENCE_SECONDS = 2.0
+"""A tick leaves a connection of which nothing comes for so long, and looks at it again in the next."""
 RETRY_SECONDS = 600.0
 """A change whose run failed is asked for again after this long."""
 MAX_REQUESTS = 25
@@ -85,16 +94,24 @@ def discovery(type_: str, workspace: Workspace) -> dg.SensorDefinition:
         for config in _in_turn(workspace, type_, cursor.connection):
             if time.monotonic() > deadline or len(requests) >= MAX_REQUESTS:
                 break
+            if (breaker := workspace.circuit(config.name).refuses()) is not None:
+                notes.append(f"{config.name}: {sentence(breaker)}")
+                continue
             try:
                 digest = _digest(workspace, config, cursor, deadline, under_way)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one connection must not stop the others
                 notes.append(f"{config.name}: {error}")
                 context.log.warning(notes[-1])
+                workspace.record_listing(config.name, (classify(error).value, str(error)))
                 cursor.connection, cursor.after, cursor.partial = config.name, None, "0"
+                continue
+            if digest is None and config.name in under_way and under_way[config.name].silent:
+                notes.append(f"{config.name}: no answer yet")
                 continue
             if digest is None:
                 notes.append(f"{config.name}: still being listed, up to {cursor.after}")
                 break
+            workspace.record_listing(config.name, None)
             cursor.connection, cursor.after, cursor.partial = config.name, None, "0"
             requests.extend(_requests(context.instance, workspace, config, digest, cursor))
         reason = "; ".join(notes) or "nothing changed"
@@ -123,10 +140,15 @@ def _in_turn(workspace: Workspace, type_: str, last: str | None) -> Iterator[Sou
 
 @dataclass(slots=True)
 class _UnderWay:
-    """A listing that a tick had to leave: the iterator itself, so that the next tick doesn't list from the start."""
+    """A listing that a tick had to leave: the iterator itself, so that the next tick doesn't list from the start.
 
-    after: str
-    items: Iterator[Item]
+    ``silent``: it was left because nothing came of it, to look at the others meanwhile. It is known to this process only.
+    """
+
+    items: Iterator[Item | None]
+    digest: ListingDigest
+    after: str | None = None
+    silent: bool = False
 
 
 def _digest(
@@ -136,27 +158,42 @@ def _digest(
 
     A source with a change feed is asked for what happened since its last listing.
     """
-    source = workspace.source(config.name)
-    told = digest_by_feed(workspace.storage, config.type, config.name, source, workspace.fingerprint(config.name))
-    if told is not None:
-        return told
     resumed = cursor.after if cursor.connection == _UNDER_WAY + config.name else None
     kept = under_way.pop(config.name, None)
-    if kept is None or kept.after != resumed:
+    if kept is None or not (kept.silent or kept.after == resumed):
+        with closing(workspace.ask(config.name, patiently=False, most_seconds=FEED_SECONDS)) as source:
+            told = digest_by_feed(workspace.storage, config.type, config.name, source, workspace.fingerprint(config.name))
+        if told is not None:
+            return told
         # From the start; after a restart of this process, what the cursor covers is skipped.
-        kept = _UnderWay("", iter(source.list()))
-    items = kept.items
-    digest = ListingDigest(cursor.partial if resumed is not None else "0")
-    after = resumed
-    for count, item in enumerate(items, start=1):
-        if after is None or item.key > after:
-            digest.add(item)
-            after = item.key
+        digest = ListingDigest(cursor.partial if resumed is not None else "0")
+        kept = _UnderWay(_counted(workspace.ask(config.name, patiently=False)), digest, resumed)
+    kept.silent = False
+    quiet_since: float | None = None
+    for count, item in enumerate(kept.items, start=1):
+        if item is None:
+            now = time.monotonic()
+            quiet_since = quiet_since or now
+            if now - quiet_since > SILENCE_SECONDS:
+                kept.silent = True
+                under_way[config.name] = kept
+                return None
+            continue
+        quiet_since = None
+        if kept.after is None or item.key > kept.after:
+            kept.digest.add(item)
+            kept.after = item.key
         if count % DEADLINE_ITEMS == 0 and time.monotonic() > deadline:
-            cursor.connection, cursor.after, cursor.partial = _UNDER_WAY + config.name, after, digest.value()
-            under_way[config.name] = _UnderWay(after, items)
+            cursor.connection, cursor.after, cursor.partial = _UNDER_WAY + config.name, kept.after, kept.digest.value()
+            under_way[config.name] = kept
             return None
-    return digest.value()
+    return kept.digest.value()
+
+
+def _counted(source: Resilient) -> Iterator[Item | None]:
+    """The items of a source as they come; at the end, what was counted of its errors is kept."""
+    with closing(source):
+        yield from source.list_as_it_comes()
 
 
 def _requests(
@@ -176,7 +213,7 @@ def _requests(
     for partition in partitions:
         run_key = f"{partition.key}:{digest}:{int(now)}"
         tags = {TRIGGER_TAG: DISCOVERY, ORCHESTRATION_TAG: f"{config.name}:{digest}:{int(now)}"}
-        yield dg.RunRequest(run_key=run_key, partition_key=partition.key, tags=tags)
+        yield dg.RunRequest(run_key=run_key, partition_key=partition.key, tags=tags | breaker_tag(workspace, config.name))
 
 
 def _settled(workspace: Workspace, config: SourceConfig, digest: str) -> bool:

@@ -380,7 +380,7 @@ def _library(kind: type) -> str:
 
 
 def _tls(error: ssl.SSLError) -> Diagnosis:
-    reason = str(error.reason or "")
+    reason = str(getattr(error, "reason", None) or "")  # one that somebody made up has none
     if _CLIENT_CERTIFICATE.search(reason):
         return Diagnosis(_AUTH, lasting=True)
     return Diagnosis(_NETWORK, lasting=isinstance(error, ssl.SSLCertVerificationError) or bool(_LASTING_TLS.search(reason)))

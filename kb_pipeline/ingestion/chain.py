@@ -7,11 +7,13 @@ What belongs here: which lease covers what, and publication under it. What doesn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import Any
 
 from kb_pipeline import stages
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.findings import Finding
+from kb_pipeline.flow.tally import Tally
 from kb_pipeline.ingestion import listing
 from kb_pipeline.ingestion.work import Orchestration, Prepared, Work
 from kb_pipeline.ingestion.workspace import Workspace
@@ -24,6 +26,7 @@ from kb_pipeline.knowledge_base.snapshot import ConnectionLayout
 from kb_pipeline.knowledge_base.update import Update
 from kb_pipeline.ledger.leases import Lease
 from kb_pipeline.monitoring.progress import Progress, Silent
+from kb_pipeline.sources.base import Source, SourceError
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.storage import Staged
@@ -43,11 +46,20 @@ class Chain:
         self.workspace = workspace
         self.progress = progress or Silent()
         self.lease_wait = lease_wait
+        # By connection: what its source did in this process, and the last orchestration whose listing of it failed.
+        self._tallies: dict[str, Tally] = {}
+        self._unlisted: dict[str, tuple[str, SourceError]] = {}
 
     def take_listing(
         self, connection: str, orchestration: Orchestration, on_listing: OnListing | None = None
     ) -> listing.ListingInfo:
-        """List a connection, or take the listing this orchestration already made; ``on_listing`` is told which."""
+        """List a connection, or take the listing this orchestration already made; ``on_listing`` is told which.
+
+        One that failed isn't tried again for the same orchestration: shards of a dead connection don't wait for it in turn.
+        """
+        failed = self._unlisted.get(connection)
+        if failed is not None and failed[0] == orchestration.id:
+            raise failed[1]
         config = self.workspace.connection(connection)
         made = False
 
@@ -56,20 +68,43 @@ class Chain:
             made = True
             self.progress.update(connection, "listing", count, None)
 
-        info = listing.take(
-            self.workspace.storage,
-            config.type,
-            connection,
-            self.workspace.source(connection),
-            orchestration=orchestration.id,
-            not_before=orchestration.started_at,
-            wait=self.lease_wait,
-            on_progress=report,
-            settings=self.workspace.fingerprint(connection),
-        )
+        try:
+            with self.asking(connection) as source:
+                info = listing.take(
+                    self.workspace.storage,
+                    config.type,
+                    connection,
+                    source,
+                    orchestration=orchestration.id,
+                    not_before=orchestration.started_at,
+                    wait=self.lease_wait,
+                    on_progress=report,
+                    settings=self.workspace.fingerprint(connection),
+                )
+        except SourceError as error:
+            self._unlisted[connection] = (orchestration.id, error)
+            raise
+        if made:
+            self.workspace.record_listing(connection, None)
         if on_listing is not None:
             on_listing(info, made)
         return info
+
+    @contextmanager
+    def asking(self, connection: str) -> Iterator[Source]:
+        """The source of a connection, asked with patience; what was counted on the way is kept at the end."""
+        tally = self._tallies.get(connection)
+        if tally is None:
+            tally = self._tallies.setdefault(connection, self.workspace.tally(connection))
+        with closing(self.workspace.ask(connection, tally)) as source:
+            yield source
+
+    def troubles(self, connection: str) -> dict[str, Any]:
+        """For people: the state of a connection's circuit breaker, and the errors that this process met there."""
+        tally = self._tallies.get(connection)
+        errors = tally.sentences() if tally is not None else {}
+        state = self.workspace.circuit(connection).seen.state.value
+        return {"breaker": state, **({"errors": errors} if errors else {})}
 
     def make(
         self,
@@ -92,6 +127,7 @@ class Chain:
                 partition,
                 self._reporter(partition, stage.name),
                 lambda: self.take_listing(partition.connection, orchestration, on_listing),
+                lambda: self.asking(partition.connection),
                 embedder,
             )
             prepared: Prepared = stages.load(stage.run)(work)

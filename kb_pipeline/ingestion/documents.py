@@ -51,16 +51,17 @@ def prepare(work: Work) -> Prepared:
     if staged is not None:
         work.on_progress(listed.num_rows, listed.num_rows)
     else:
-        staged = update(
-            storage,
-            partition,
-            listing.items(listed),
-            workspace.source(partition.connection),
-            parsers(limits).submit,
-            limits,
-            retries=retries,
-            on_progress=work.on_progress,
-        )
+        with work.asking() as source:
+            staged = update(
+                storage,
+                partition,
+                listing.items(listed),
+                source,
+                parsers(limits).submit,
+                limits,
+                retries=retries,
+                on_progress=work.on_progress,
+            )
 
     def then() -> None:
         workspace.ledger.retries.served(partition.connection, retries)

@@ -7,11 +7,13 @@ What belongs here: the contract between ``ingestion.chain``, which holds the lea
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.ingestion.listing import ListingInfo
 from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.sources.base import Source
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.storage import Staged
 
@@ -34,6 +36,8 @@ class Work:
     on_progress: Callable[[int, int], None]
     take_listing: Callable[[], ListingInfo]
     """Lists the partition's connection, or takes the listing that the work may trust."""
+    asking: Callable[[], AbstractContextManager[Source]]
+    """The partition's source, asked with patience."""
     embedder: Embedder | None = None
     """The model, for stages that embed."""
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kb_pipeline import stages
 from kb_pipeline.chunking.settings import Chunkers, ChunkerSettings, Override
+from kb_pipeline.flow.tally import Count, Key, Tally
+from kb_pipeline.flow.turns import Turns
 from kb_pipeline.ingestion.accounts import Limits
 from kb_pipeline.settings.errors import ConfigError, Problem
 from kb_pipeline.settings.model import Settings
 from kb_pipeline.sources.base import Source, SourceConfig, SourceContext
+from kb_pipeline.sources.circuit import Circuit
 from kb_pipeline.sources.guard import guarded
 from kb_pipeline.sources.registry import build
 from kb_pipeline.storage import identity
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from kb_pipeline.embedding.model_files import ModelFiles
     from kb_pipeline.ledger.leases import Lease
     from kb_pipeline.ledger.ledger import Ledger
+    from kb_pipeline.sources.resilient import Resilient
 
 _UPLOAD_WAIT = 60.0
 """Seconds that an upload waits for another one, or for garbage collection."""
@@ -46,6 +51,8 @@ class Workspace:
     """One kb.yaml with its storage. Cheap to build; everything is opened on first use."""
 
     settings: Settings
+    turns: Turns = field(default_factory=Turns, compare=False, repr=False)
+    """How many connections work at a time, and what stops those that wait."""
 
     @cached_property
     def storage(self) -> Storage:
@@ -74,6 +81,17 @@ class Workspace:
         self.ledger.outcomes.record(
             type_, connection, partition.key, stage, error, partitions=keys, last=stage == stages.last().name
         )
+
+    def record_listing(self, connection: str, error: tuple[str, str] | None) -> None:
+        """Record how listing a connection ended, where that was no run's: a sensor does it, many times an hour.
+
+        A fault stands until somebody lists the connection; it is a new one only if it says something new.
+        """
+        partition = self.partitions(connection)[0]
+        outcome = self.ledger.outcomes.outcome(partition.type, connection)
+        standing = [(each.error_class, each.message) for each in outcome.faults if each.stage == stages.INVENTORY]
+        if standing != ([] if error is None else [error]):
+            self.record(partition, stages.INVENTORY, error)
 
     @cached_property
     def model(self) -> ModelFiles:
@@ -151,6 +169,43 @@ class Workspace:
         """The source of a connection."""
         config, context = self.connection(name), self.context
         return guarded(build(config, context), config, context)
+
+    def ask(
+        self, name: str, tally: Tally | None = None, *, patiently: bool = True, most_seconds: float = math.inf
+    ) -> Resilient:
+        """The source of a connection, asked as ``errors`` in kb.yaml says: tried again, waited for, left alone.
+
+        ``patiently``: False waits for nothing, for somebody who comes again soon. ``most_seconds``: of silence, where that
+        is less than the connection's time-out. Close it, and what was counted is kept.
+        """
+        from kb_pipeline.sources.resilient import resilient
+
+        return resilient(
+            self.source(name),
+            self.connection(name),
+            self.settings.errors,
+            self.circuit(name),
+            most_bytes=self.limits.max_item_bytes,
+            tally=tally or self.tally(name),
+            turns=self.turns,
+            patient=patiently,
+            most_seconds=most_seconds,
+        )
+
+    def circuit(self, name: str) -> Circuit:
+        """The circuit breaker of a connection."""
+        return Circuit(self.ledger.breakers, name, self.settings.errors.policy)
+
+    def tally(self, name: str) -> Tally:
+        """Counts of a connection's errors, on their way into the ledger."""
+
+        def write(counts: Mapping[Key, Count]) -> None:
+            for (kind, measure), count in counts.items():
+                self.ledger.outcomes.count(
+                    name, kind.value, measure.value, occurred=count.occurred, recovered=count.recovered
+                )
+
+        return Tally(write)
 
     def fingerprint(self, connection: str) -> str:
         """Digest of a connection's settings. A secret counts by the name of its variable."""

@@ -3,34 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from kb_pipeline.flow.breaker import Breaker, State
 from kb_pipeline.ledger.database import Database, add, put
 from kb_pipeline.ledger.schema import breakers
-
-CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Breaker:
-    """The circuit breaker of a connection. Times are seconds since the epoch.
-
-    ``state``       ``closed``, ``open`` or ``half-open``
-    ``opened_at``   when it last opened
-    ``failures``    in a row
-    ``probe_at``    when the next trial is due, or when the one under way began
-    ``error_class`` and ``message``   of the last failure
-    """
-
-    connection: str
-    state: str = CLOSED
-    opened_at: float | None = None
-    failures: int = 0
-    probe_at: float | None = None
-    error_class: str | None = None
-    message: str | None = None
 
 
 class Breakers:
@@ -55,7 +33,7 @@ class Breakers:
         So of several processes that find it open and due, one takes the probe. Returns the new one.
         """
         with self._database.write() as db:
-            add(db, breakers, [{"connection": connection, "state": CLOSED, "failures": 0}])
+            add(db, breakers, [{"connection": connection, "state": State.CLOSED.value, "failures": 0}])
             found = _find(db, connection, lock=True)
             changed = change(found, self._database.now(db))
             if changed != found:
@@ -75,15 +53,14 @@ def _find(db: sa.Connection, connection: str, *, lock: bool) -> Breaker:
 
 
 def _breaker(row: sa.RowMapping) -> Breaker:
-    return Breaker(
-        row["connection"], row["state"], row["opened_at"], row["failures"], row["probe_at"], row["class"], row["message"]
-    )
+    columns = ("opened_at", "failures", "probe_at", "class", "message")
+    return Breaker(row["connection"], State(row["state"]), *(row[name] for name in columns))
 
 
 def _row(breaker: Breaker) -> dict[str, object]:
     return {
         "connection": breaker.connection,
-        "state": breaker.state,
+        "state": breaker.state.value,
         "opened_at": breaker.opened_at,
         "failures": breaker.failures,
         "probe_at": breaker.probe_at,

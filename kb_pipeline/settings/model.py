@@ -21,6 +21,7 @@ from kb_pipeline.chunking.settings import MIN_TOKENS, ChunkerName
 from kb_pipeline.settings.cron import check_cron
 from kb_pipeline.settings.profiles import PROFILES, Profile, ProfileName
 from kb_pipeline.settings.secrets import SecretEnv
+from kb_pipeline.settings.strategies import ErrorHandling
 from kb_pipeline.sources.base import SourceConfig, SourceContext
 from kb_pipeline.sources.upload import UploadConfig
 from kb_pipeline.storage.bucket import S3Location
@@ -279,6 +280,7 @@ class Keys(_Section):
     )
     sensors: Sensors = Field(default_factory=Sensors, description="How change is noticed.")
     schedule: Schedule = Field(default_factory=Schedule, description="When everything runs.")
+    errors: ErrorHandling = Field(default_factory=ErrorHandling, description="What is done about trouble with a source.")
     freshness: Freshness = Field(default_factory=Freshness, description="When the knowledge base counts as out of date.")
     history: History = Field(default_factory=History, description="How much of the run history stays.")
     owners: tuple[str, ...] = Field(default=(), description="Who answers for the assets: team:NAME or an e-mail address.")

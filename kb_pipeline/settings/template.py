@@ -82,6 +82,18 @@ freshness:
 # Who answers for the assets, as the Dagster UI shows it: teams and e-mail addresses.
 owners: []                        # e.g. ["team:search", "ada@example.org"]
 
+# What is done about trouble with a source.
+errors:
+  timeout_seconds: 60.0           # without a sign of life: it has failed
+  max_wait_seconds: 300.0         # a connection of which nothing came for so long fails
+  backoff_seconds: 1.0            # before the second try, at most; doubled with every further one
+  max_backoff_seconds: 60.0       # the most that a wait grows to
+  strategies: {}                  # by class, e.g. {network: {retries: 8}, permission: {then: fail}}
+  breaker:                        # a connection that keeps failing is left alone
+    failures: 5                   # in a row
+    cooldown_seconds: 30.0        # until it is tried again; doubled each time that fails
+    max_cooldown_seconds: 600.0
+
 # How much of Dagster's run history stays.
 history:
   keep_runs: 3                    # finished runs of each job and partition

@@ -110,6 +110,9 @@ class SourceConfig(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Unique name of the connection.")
     type: str = Field(description="Source type: a name of the entry-point group kb_pipeline.sources.")
     shards: int = Field(default=1, ge=1, le=999, description="Partitions the connection is split into.")
+    timeout_seconds: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Seconds without a sign of life; null: errors.timeout_seconds."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,7 +275,8 @@ def install_connectors(folder: Path) -> dict[str, str]:
     info = folder / "acceptance_connectors-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acceptance-connectors\nVersion: 1.0\n")
-    points = "".join(f"{name.lower()} = acceptance_connectors:{name}\n" for name in ("Journalled", "Locked", "Broken"))
+    names = ("Journalled", "Locked", "Broken", "Shelf")
+    points = "".join(f"{name.lower()} = acceptance_connectors:{name}\n" for name in names)
     (info / "entry_points.txt").write_text(f"[kb_pipeline.sources]\n{points}")
     return {"PYTHONPATH": str(folder)}
 

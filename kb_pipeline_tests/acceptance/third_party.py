@@ -1,14 +1,17 @@
 """Connectors as a third party would write them; installed beside kb_pipeline by ``install_connectors``.
 
 ``journalled`` writes down every read and has bad luck with some files; ``locked`` needs a secret and is refused;
-``broken`` has a fault of its own.
+``broken`` has a fault of its own; ``shelf`` reads a small service.
 """
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, ClassVar
+from urllib.parse import quote
 
 from pydantic import Field
 
@@ -91,6 +94,41 @@ class Locked:
             raise ConnectionError(f"401 for {request}")
         except ConnectionError as error:
             raise failure(f"The connection {self._config.name} was refused: {error}") from error
+
+
+class ShelfConfig(SourceConfig):
+    """Settings of a shelf connection."""
+
+    url: str = Field(description="Where the service is.")
+
+
+class Shelf:
+    """A small service of documents (``kb_pipeline_tests.shelf``), asked as plainly as can be.
+
+    No time-outs, no second tries, and what urllib raises goes on as it is: the pipeline has to make sense of it.
+    """
+
+    Config: ClassVar[type[SourceConfig]] = ShelfConfig
+
+    def __init__(self, config: SourceConfig, context: SourceContext) -> None:
+        assert isinstance(config, ShelfConfig)
+        self._url = config.url
+
+    def list(self) -> Iterator[Item]:
+        """Every document."""
+        with urllib.request.urlopen(self._url) as answer:
+            listed = json.load(answer)
+        for key, version in listed.items():
+            yield Item(key, version, key, f"{self._url}/{quote(key)}")
+
+    def read(self, item: Item) -> AbstractContextManager[BinaryIO]:
+        """The bytes of a document."""
+        opened: AbstractContextManager[BinaryIO] = urllib.request.urlopen(f"{self._url}/{quote(item.key)}")
+        return opened
+
+    def probe(self) -> str:
+        """Lists the documents."""
+        return f"documents: {len(list(self.list()))}"
 
 
 class Broken:

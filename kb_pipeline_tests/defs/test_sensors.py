@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +15,13 @@ import dagster as dg
 import pytest
 
 from kb_pipeline.defs import sensors
+from kb_pipeline.flow.breaker import Policy, failed
+from kb_pipeline.flow.errors import Diagnosis, ErrorClass
 from kb_pipeline.sources.base import Item
 from kb_pipeline.sources.capabilities import Change, ChangePage
 from kb_pipeline.sources.local_directory import LocalDirectory
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline_tests.defs.conftest import Project
+from kb_pipeline_tests.defs.conftest import Project, failure_sentence
 
 CHAIN = ("local_directory/documents", "local_directory/chunks", "local_directory/embeddings")
 
@@ -197,6 +200,116 @@ def test_a_connection_that_fails_in_a_strange_way_stops_no_other(two: Project, m
     monkeypatch.setattr(LocalDirectory, "list", strange)
     two.write("c1/new.md", "# New\n")
     assert Daemon(two).tick() == ["c1"]
+
+
+def listing_of(monkeypatch: pytest.MonkeyPatch, name: str, listing: Callable[[], None]) -> None:
+    """Have the folder ``name`` call something first whenever it is listed."""
+    original = LocalDirectory.list
+
+    def list_(self: LocalDirectory) -> Iterator[Item]:
+        if self.root.name == name:
+            listing()
+        yield from original(self)
+
+    monkeypatch.setattr(LocalDirectory, "list", list_)
+
+
+def standing(project: Project, name: str) -> list[tuple[str, str, str]]:
+    """Stage, class and message of the faults that `kb status` shows."""
+    outcome = project.workspace.ledger.outcomes.outcome("local_directory", name)
+    return [(fault.stage, fault.error_class, fault.message) for fault in outcome.faults]
+
+
+def test_a_listing_that_fails_in_a_tick_is_seen_in_status_and_goes_when_one_succeeds(
+    two: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [ConnectionResetError("reset"), ConnectionResetError("reset")]
+
+    def fail() -> None:
+        if faults:
+            raise faults.pop()
+
+    listing_of(monkeypatch, "c0", fail)
+    daemon = Daemon(two)
+    for _ in range(2):
+        assert daemon.tick() == []
+        assert standing(two, "c0") == [("inventory", "network", "ConnectionResetError: reset")]
+    assert daemon.tick() == []
+    assert standing(two, "c0") == []
+    assert [(each.error_class, each.strategy, each.occurred) for each in two.workspace.ledger.outcomes.counts("c0")] == [
+        ("network", "fail", 2)
+    ]
+
+
+def test_a_connection_that_keeps_failing_is_left_alone_by_ticks_and_runs(
+    two: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[None] = []
+
+    def fail() -> None:
+        asked.append(None)
+        raise ConnectionResetError("reset")
+
+    listing_of(monkeypatch, "c0", fail)
+    daemon = Daemon(two)
+    for _ in range(8):
+        assert daemon.tick() == []
+    assert len(asked) == 5, "its breaker opens after five failures in a row"
+    assert "c0: left alone since " in daemon.said
+    assert "`kb sources reset c0`" in daemon.said
+    two.write("c1/new.md", "# New\n")
+    assert daemon.tick() == ["c1"]
+    assert daemon.tags["kb/breaker"] == "closed"
+    result = two.run("local_directory/documents", partition="c0")
+    assert not result.success
+    assert "left alone since " in failure_sentence(result)
+    assert len(asked) == 5
+    two.workspace.ledger.breakers.reset("c0")
+    two.write("c0/new.md", "# New\n")
+    monkeypatch.undo()
+    assert "c0" in daemon.tick()
+
+
+def test_a_silent_connection_holds_up_no_tick_and_is_given_up_in_time(two: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    listing_of(monkeypatch, "c0", lambda: gate.wait(30) and None)
+    monkeypatch.setattr(sensors, "SILENCE_SECONDS", 0.1)
+    two.configure(
+        *(f"{{name: {name}, type: local_directory, path: ./{name}}}" for name in ("c0", "c1")),
+        more="errors: {timeout_seconds: 1.5}",
+    )
+    two.write("c1/new.md", "# New\n")
+    daemon = Daemon(two)
+    began = time.monotonic()
+    assert daemon.tick() == ["c1"]
+    assert time.monotonic() - began < sensors.TICK_SECONDS
+    settle(two, "c1")
+    said = []
+    while not standing(two, "c0") and len(said) < 100:
+        assert daemon.tick() == []
+        said.append(daemon.said)
+    assert standing(two, "c0") == [("inventory", "network", "no answer for 1.5 s")]
+    gate.set()
+
+
+def test_a_slow_connection_is_listed_over_several_ticks(two: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    asked: list[None] = []
+
+    def slow() -> None:
+        asked.append(None)
+        gate.wait(30)
+
+    listing_of(monkeypatch, "c0", slow)
+    monkeypatch.setattr(sensors, "SILENCE_SECONDS", 0.05)
+    two.write("c0/new.md", "# New\n")
+    daemon = Daemon(two)
+    for _ in range(3):
+        assert daemon.tick() == []
+        assert daemon.said == "c0: no answer yet"
+    gate.set()
+    assert daemon.tick() == ["c0"]
+    assert len(asked) == 1, "it was begun anew instead of waited for"
 
 
 @pytest.mark.parametrize("restart", [False, True], ids=["same process", "restarted"])
@@ -385,6 +498,16 @@ def nightly(project: Project) -> None:
     assert isinstance(requests, list)
     assert [request.partition_key for request in requests] == ["whole", "split.001-of-002", "split.002-of-002"]
     again = schedule(dg.build_schedule_context(instance=project.instance, scheduled_execution_time=when))
+    told = Diagnosis(ErrorClass.NETWORK)
+    policy = Policy(1, 600, 600, 60)
+    project.workspace.ledger.breakers.update("split", lambda found, now: failed(found, now, policy, told, "no route"))
+    rest = schedule(dg.build_schedule_context(instance=project.instance, scheduled_execution_time=when))
+    assert isinstance(rest, list)
+    assert [request.partition_key for request in rest] == ["whole"], "a connection that is left alone was asked for"
+    project.workspace.ledger.breakers.update("whole", lambda found, now: failed(found, now, policy, told, "no route"))
+    nobody = schedule(dg.build_schedule_context(instance=project.instance, scheduled_execution_time=when))
+    assert isinstance(nobody, dg.SkipReason)
+    assert "whole: left alone since " in str(nobody.skip_message)
     assert isinstance(again, list)
     assert [request.run_key for request in again] == [request.run_key for request in requests]
 

@@ -27,6 +27,7 @@ from kb_pipeline.orchestrator import Report, SourceCounts
 from kb_pipeline.settings.load import load
 from kb_pipeline.settings.model import Keys
 from kb_pipeline.settings.profiles import PROFILES, Profile
+from kb_pipeline.settings.strategies import DEFAULTS
 from kb_pipeline.sources import registry
 from kb_pipeline.sources.base import ItemUnreadable, ItemVanished, ListingFailed, SourceConfig, SourceContext
 from kb_pipeline.statuses import Status
@@ -204,6 +205,14 @@ def test_every_setting_of_a_connection_is_documented_with_its_default() -> None:
                 assert shown == "required", name
             else:
                 assert yaml.safe_load(shown.strip("`")) == json.loads(json.dumps(field.default)), name
+
+
+def test_the_default_strategies_are_true() -> None:
+    documented = rows(section(CONFIGURATION, "## Errors"))
+    assert list(documented)[1:] == [kind.value for kind in DEFAULTS]
+    for kind, strategy in DEFAULTS.items():
+        assert [yaml.safe_load(cell.strip("`")) for cell in documented[kind.value]] == list(strategy.model_dump().values())
+    assert set(DEFAULTS) == set(ErrorClass)
 
 
 def test_the_numbers_of_the_profiles_are_true() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from kb_pipeline.ledger.breakers import Breaker
+from kb_pipeline.flow.breaker import Breaker, State
 from kb_pipeline.ledger.errors import LeaseLost
 from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.ledger.pointers import Pointer
@@ -75,7 +75,7 @@ def test_a_breaker_is_closed_until_something_is_known(ledger: Ledger) -> None:
     assert ledger.breakers.get("handbook") == Breaker("handbook")
     ledger.breakers.update("handbook", lambda found, now: found)
     assert ledger.breakers.get("handbook") == Breaker("handbook")
-    opened = Breaker("handbook", "open", 10.5, 3, 20.5, "network", "no route")
+    opened = Breaker("handbook", State.OPEN, 10.5, 3, 20.5, "network", "no route")
     assert ledger.breakers.update("handbook", lambda found, now: opened) == opened
     assert ledger.breakers.all() == {"handbook": opened}
     ledger.breakers.reset("handbook")
@@ -84,16 +84,16 @@ def test_a_breaker_is_closed_until_something_is_known(ledger: Ledger) -> None:
 
 def test_of_many_that_find_a_breaker_due_one_takes_the_probe(open_ledger: OpenLedger) -> None:
     ledgers = [open_ledger() for _ in range(4)]
-    ledgers[0].breakers.update("handbook", lambda found, now: replace(found, state="open", failures=3))
+    ledgers[0].breakers.update("handbook", lambda found, now: replace(found, state=State.OPEN, failures=3))
     gate, took = threading.Barrier(len(ledgers)), []
 
     def probe(each: Ledger) -> None:
         gate.wait()
 
         def take(found: Breaker, now: float) -> Breaker:
-            if found.state == "open":
+            if found.state is State.OPEN:
                 took.append(each)
-                return replace(found, state="half-open", probe_at=now)
+                return replace(found, state=State.HALF_OPEN, probe_at=now)
             return found
 
         each.breakers.update("handbook", take)
@@ -131,7 +131,7 @@ def test_a_retired_connection_leaves_nothing_behind_and_may_come_back(ledger: Le
         ledger.outcomes.record("t", name, name, "documents", ("source", "gone"), partitions=[name], last=False)
         ledger.outcomes.count(name, "network", "backoff", occurred=1)
         ledger.retries.request(name, ["a.md"])
-        ledger.breakers.update(name, lambda found, now: replace(found, state="open"))
+        ledger.breakers.update(name, lambda found, now: replace(found, state=State.OPEN))
     for _ in range(2):
         ledger.retirements.retire("handbook")
         assert ledger.retirements.all() == {"handbook"}

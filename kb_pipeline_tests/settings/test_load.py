@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from kb_pipeline.flow.kinds import ErrorClass
 from kb_pipeline.settings.errors import ConfigError
 from kb_pipeline.settings.load import load
 from kb_pipeline.settings.model import Keys, Settings
 from kb_pipeline.settings.secrets import SecretEnv
+from kb_pipeline.settings.strategies import DEFAULTS
 from kb_pipeline.settings.template import template
 from kb_pipeline.sources.base import SourceConfig
 from kb_pipeline.sources.local_directory import LocalDirectoryConfig
@@ -414,7 +416,7 @@ def test_a_third_partys_settings_get_the_same_errors(file: Path, monkeypatch: py
     text = "sources:\n- name: w\n  type: wiki\n  tokn: {env: A}\n"
     assert problems(file, text) == [
         "2: sources[0].token: missing; expected: a value",
-        '4: sources[0].tokn: unknown key, nearest: "token". Known keys: address, name, shards, token, type',
+        '4: sources[0].tokn: unknown key, nearest: "token". Known keys: address, name, shards, timeout_seconds, token, type',
     ]
     assert "1: sources[0].token.en: unknown key" in "\n".join(
         problems(file, "sources: [{name: w, type: wiki, token: {en: A}}]")
@@ -434,3 +436,23 @@ def test_settings_are_frozen_and_errors_survive_pickling(file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         given_text(file, "profil: x")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_strategies_for_errors_change_what_they_name_and_nothing_else(file: Path) -> None:
+    text = "errors: {timeout_seconds: 5, strategies: {network: {retries: 9}, permission: {then: fail}}}"
+    errors = given_text(file, text).errors
+    assert errors.timeout_seconds == 5
+    assert errors.of(ErrorClass.NETWORK) == DEFAULTS[ErrorClass.NETWORK].model_copy(update={"retries": 9})
+    assert errors.of(ErrorClass.PERMISSION) == DEFAULTS[ErrorClass.PERMISSION].model_copy(update={"then": "fail"})
+    assert errors.of(ErrorClass.CONFLICT) == DEFAULTS[ErrorClass.CONFLICT]
+
+
+def test_mistakes_in_strategies_are_told_with_their_lines(file: Path) -> None:
+    text = "errors:\n  timeout_seconds: 0\n  strategies:\n    netwrk: {retries: 1}\n    network: {then: panic}\n"
+    told = problems(file, text)
+    assert [line.partition(": expected")[0] for line in told] == [
+        "2: errors.timeout_seconds",
+        "4: errors.strategies.netwrk",
+        "5: errors.strategies.network.then",
+    ]
+    assert 'nearest: "network"' in told[1]
