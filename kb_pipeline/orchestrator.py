@@ -33,7 +33,8 @@ from kb_pipeline.flow.errors import ErrorClass, classify, innermost
 from kb_pipeline.ingestion.report import stored_counts
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.releases import Releases
-from kb_pipeline.monitoring.progress import Progress, Silent
+from kb_pipeline.ledger.recorder import RecordedProgress
+from kb_pipeline.monitoring.progress import Progress
 from kb_pipeline.settings.model import Settings
 from kb_pipeline.storage.partitions import Partition
 
@@ -134,7 +135,9 @@ class Orchestrator:
     ) -> None:
         self._workspace = Workspace(settings)
         self._instance = instance
-        self._definitions = build_defs(settings, progress=progress or Silent(), resources=resources)
+        # What is recorded is shown by whoever follows the ledger: this process's own display, `kb watch`, or nobody.
+        self._progress = progress or RecordedProgress(lambda: self._workspace.ledger.progress)
+        self._definitions = build_defs(settings, progress=self._progress, resources=resources)
         self._cancelled = threading.Event()
         self._embedding = threading.Lock()
 
@@ -142,10 +145,13 @@ class Orchestrator:
         """Start nothing more; what runs finishes its step."""
         self._cancelled.set()
 
-    def run(self, options: Options) -> Report:
-        """One whole orchestration. Never raises for the failure of a connection: the report says it."""
+    def run(self, options: Options, orchestration: str | None = None) -> Report:
+        """One whole orchestration, by an id given or by a new one. Its progress can be followed in the ledger by that id.
+
+        Never raises for the failure of a connection: the report says it.
+        """
         started = time.time()
-        report = Report(uuid.uuid4().hex)
+        report = Report(orchestration or uuid.uuid4().hex)
         reap_dead_runs(self._instance)
         register(self._instance, self._workspace)
         chosen = [
@@ -169,6 +175,7 @@ class Orchestrator:
             list(executor.map(ingest, [config.name for config in chosen]))
         if not self._cancelled.is_set():
             self._release(report, options)
+        self._progress.flush()
         # Twice what an orchestration makes: the work stays in proportion, and an older history shrinks.
         self._drop_old_runs(4 * (1 + sum(len(self._workspace.partitions(config.name)) for config in chosen)))
         current = Releases(self._workspace.storage).current()
@@ -177,19 +184,23 @@ class Orchestrator:
         report.status = self._status(report)
         return report
 
-    def materialize(self, partition: Partition, asset: str, options: Options) -> SourceFault | None:
+    def materialize(
+        self, partition: Partition, asset: str, options: Options, orchestration: str | None = None
+    ) -> SourceFault | None:
         """One asset of one partition; None when it succeeded."""
         register(self._instance, self._workspace)
         selection = [dg.AssetKey([partition.type, asset])]
-        tags = self._tags(uuid.uuid4().hex, options)
+        tags = self._tags(orchestration or uuid.uuid4().hex, options)
         job = chain_job_name(partition.type)
         _, fault = self._execute(partition.connection, job, tags, options, partition.key, selection)
+        self._progress.flush()
         return fault
 
-    def release(self, options: Options) -> Report:
+    def release(self, options: Options, orchestration: str | None = None) -> Report:
         """Only the last phase: sync the index and publish."""
-        report = Report(uuid.uuid4().hex)
+        report = Report(orchestration or uuid.uuid4().hex)
         self._release(report, options)
+        self._progress.flush()
         current = Releases(self._workspace.storage).current()
         report.release = current.name if current else None
         report.status = "failed" if report.errors else "completed"

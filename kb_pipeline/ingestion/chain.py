@@ -15,7 +15,7 @@ from kb_pipeline.ingestion.work import Orchestration, Prepared, Work
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import publish, snapshot
 from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
-from kb_pipeline.monitoring.progress import Progress, Silent
+from kb_pipeline.monitoring.progress import OnProgress, Progress, Silent
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Staged
@@ -46,7 +46,7 @@ class Chain:
         def report(count: int) -> None:
             nonlocal made
             made = True
-            self.progress.update(connection, "listing", count, None)
+            self.progress.update(orchestration.id, connection, "listing", count, None)
 
         info = listing.take(
             self.workspace.storage,
@@ -83,7 +83,7 @@ class Chain:
             work = Work(
                 workspace,
                 partition,
-                self._reporter(partition, stage.name),
+                self._reporter(orchestration, partition, stage.name),
                 lambda: self.take_listing(partition.connection, orchestration, on_listing),
                 embedder,
             )
@@ -99,7 +99,7 @@ class Chain:
         storage = self.workspace.storage
 
         def report(done: int, total: int) -> None:
-            self.progress.update("release", "release", done, total)
+            self.progress.update(orchestration.id, "release", "release", done, total)
 
         with self.workspace.ledger.leases.acquire(
             "corpus/knowledge_base", orchestration.purpose, wait=self.lease_wait
@@ -125,10 +125,10 @@ class Chain:
         }
         return found + [ConnectionLayout(type_, name, None) for type_, name in sorted(left)]
 
-    def _reporter(self, partition: Partition, stage: str) -> Callable[[int, int], None]:
-        name = partition.key
+    def _reporter(self, orchestration: Orchestration, partition: Partition, stage: str) -> OnProgress:
+        run, name = orchestration.id, partition.key
 
-        def report(done: int, total: int) -> None:
-            self.progress.update(name, stage, done, total)
+        def report(done: int, total: int, size: int | None = None) -> None:
+            self.progress.update(run, name, stage, done, total, size)
 
         return report
