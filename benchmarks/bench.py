@@ -35,6 +35,7 @@ def commands(documents: Path, formats: Path, retrieval: Sequence[Path]) -> dict[
         found[f"retrieval-{folder.name}"] = ["benchmarks/retrieval.py", str(folder)]
     found |= {"noop": ["benchmarks/noop.py"], "ui": ["benchmarks/ui.py"]}
     found |= {"parsing": ["benchmarks/parsing.py", str(formats), "--rounds", "5"], "memory": ["benchmarks/memory.py"]}
+    found |= {"vector_store": ["benchmarks/vector_store.py"]}
     found |= {"sandbox": ["benchmarks/sandbox.py", str(documents)]}
     # The demo has what other folders may lack: LaTeX, notebooks, MathML.
     folders = [folder for folder in (documents, formats) if DEMO not in (folder, *folder.parents)]
@@ -120,7 +121,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help="ingest, noop, ui, parsing, sandbox, chunking (default: all)"
+        "parts", nargs="*", metavar="PART", help="ingest, noop, ui, parsing, vector_store, sandbox, chunking (default: all)"
     )
     parser.add_argument("--documents", type=Path, default=DEMO / "handbook", metavar="FOLDER", help="Markdown files")
     parser.add_argument("--formats", type=Path, default=DEMO, metavar="FOLDER", help="files of all formats")

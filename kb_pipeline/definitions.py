@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from kb_pipeline.defs import assets, checks, failures, history, jobs, schedules, sensors
+from kb_pipeline.defs import assets, checks, corpus, failures, history, jobs, schedules, sensors
 from kb_pipeline.defs.io_managers import PartitionTables
 from kb_pipeline.defs.resources import chain_resource, embedder_resource
 from kb_pipeline.ingestion.chain import Chain
@@ -52,20 +52,28 @@ def build_defs(
     return dg.Definitions(
         assets=[
             *(asset for type_ in types for asset in assets.chain_assets(type_, workspace)),
-            assets.knowledge_base_asset(types, workspace),
+            *corpus.corpus_assets(types, workspace),
         ],
         asset_checks=[
             *(check for type_ in types for check in checks.partition_checks(type_)),
-            checks.index_equals_tables,
+            *checks.corpus_checks(),
         ],
-        jobs=[*(jobs.chain_job(type_) for type_ in types), jobs.corpus_job(), jobs.inventory_job(types)],
+        jobs=[
+            *(jobs.chain_job(type_) for type_ in types),
+            jobs.corpus_job(),
+            jobs.verification_job(),
+            jobs.inventory_job(types),
+        ],
         sensors=[
             *(sensors.discovery(type_, workspace) for type_ in types),
             sensors.corpus_trigger(Chain(workspace, progress)),
             failures.run_failures(workspace, on_failure),
             history.housekeeping(workspace),
         ],
-        schedules=[schedules.nightly(type_, workspace) for type_ in types],
+        schedules=[
+            *(schedules.nightly(type_, workspace) for type_ in types),
+            schedules.nightly_verification(workspace),
+        ],
         resources={
             "chain": chain_resource(workspace, progress),
             "embedder": embedder_resource(workspace),

@@ -1,17 +1,20 @@
-"""The environment a project runs in: where the Dagster instance lies, and how it is set up.
+"""The environment a project runs in: how the Dagster instance is set up, and opened for runs of this process.
 
-What belongs here: paths, variables, the instance's settings. Imports Dagster only inside functions.
+What belongs here: variables, the instance's settings. What doesn't: which folder it is, and whose (``dagster_home``).
+Imports Dagster only inside functions.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kb_pipeline.dagster_home import CONFIG, DAGSTER_HOME, dagster_home, is_own, marked
 from kb_pipeline.settings.model import Settings
 
 if TYPE_CHECKING:
@@ -20,13 +23,14 @@ if TYPE_CHECKING:
 if sys.platform != "win32":
     import fcntl
 
-DAGSTER_HOME = "DAGSTER_HOME"
-
-
-def dagster_home(settings: Settings) -> Path:
-    """$DAGSTER_HOME, or <storage>/dagster."""
-    given = os.environ.get(DAGSTER_HOME)
-    return Path(given).absolute() if given else settings.storage_root / "dagster"
+# For runs that `kb` executes itself, several in one process. Dagster captures a step's output by redirecting the process's
+# own stdout: with steps side by side it would not find its way back, and the report would be lost.
+_IN_PROCESS = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+}
 
 
 def variables(settings: Settings) -> dict[str, str]:
@@ -35,35 +39,26 @@ def variables(settings: Settings) -> dict[str, str]:
 
 
 def install(settings: Settings, say: Callable[[str], None]) -> Path:
-    """Set up the Dagster instance's folder: our dagster.yaml goes in when it differs. Returns the folder."""
+    """Set up the Dagster instance's folder, if it is kb's own: our dagster.yaml goes in when it differs. Returns the folder.
+
+    A folder that isn't kb's own is left as it is.
+    """
     home = dagster_home(settings)
-    home.mkdir(parents=True, exist_ok=True)
-    ours = _shipped("dagster.yaml").read_text(encoding="utf-8")
-    if (verb := _write_if_different(home / "dagster.yaml", ours)) is not None:
-        say(f"{verb} {home / 'dagster.yaml'}")
-    _write_if_different(home / _IN_PROCESS, ours + _IN_PROCESS_ADDITION)
+    if is_own(settings):
+        home.mkdir(parents=True, exist_ok=True)
+        _install(home / CONFIG, marked(_shipped(CONFIG).read_text(encoding="utf-8")), say)
     os.environ.update(variables(settings))
     return home
 
 
-def _write_if_different(target: Path, text: str) -> str | None:
+def _install(target: Path, text: str, say: Callable[[str], None]) -> None:
     verb = "replaced" if target.exists() else "installed"
     if verb == "replaced" and target.read_text(encoding="utf-8") == text:
-        return None
+        return
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
     aside.replace(target)
-    return verb
-
-
-_IN_PROCESS = "dagster.in-process.yaml"
-_IN_PROCESS_ADDITION = """
-# For runs that `kb` executes itself, several in one process. Dagster captures a step's output by redirecting the
-# process's own stdout: with steps side by side it would not find its way back, and the report would be lost.
-compute_logs:
-  module: dagster._core.storage.noop_compute_log_manager
-  class: NoOpComputeLogManager
-"""
+    say(f"{verb} {target}")
 
 
 def _shipped(name: str) -> Path:
@@ -74,27 +69,46 @@ def _shipped(name: str) -> Path:
 
 
 def instance(settings: Settings, say: Callable[[str], None]) -> dg.DagsterInstance:
-    """The Dagster instance for runs executed by this process, with the pool limits of kb.yaml."""
-    import dagster as dg
+    """The Dagster instance for runs executed by this process.
 
+    kb's own gets the pool limits of kb.yaml; of another one, what it lacks is said.
+    """
+    import dagster as dg
+    from dagster._core.instance.ref import InstanceRef  # from_config takes no overrides
+
+    own = is_own(settings)
     home = install(settings, say)
     # Dagster makes its SQLite tables when it first opens them, and fails when two processes do so at once.
-    with _one_at_a_time(home):
-        found = dg.DagsterInstance.from_config(str(home), _IN_PROCESS)
+    with _one_at_a_time(home if own else settings.storage_root):
+        # In memory, so that no file of an instance that isn't ours is read in another version or written.
+        found = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_IN_PROCESS))
         limits = {pool.name: pool.limit for pool in found.event_log_storage.get_pool_limits()}
-        for pool, limit in settings.pools.items():
-            if limits.get(pool) != limit:
-                found.event_log_storage.set_concurrency_slots(pool, limit)
+        if own:
+            for pool, limit in settings.pools.items():
+                if limits.get(pool) != limit:
+                    found.event_log_storage.set_concurrency_slots(pool, limit)
+    if not own and (lacking := {pool: limit for pool, limit in settings.pools.items() if pool not in limits}):
+        say(what_it_needs(home, lacking))
     # Dagster reconfigures Python's logging at the start of every run, which closes the handlers of runs beside it and can
     # deadlock with them (logging's lock against a handler's lock). Our dagster.yaml configures no Python handlers.
     found.get_yaml_python_handlers = list  # type: ignore[method-assign]
     return found
 
 
+def what_it_needs(home: Path, pools: Mapping[str, int]) -> str:
+    """What a person is to set in an instance that isn't kb's own, for these pools with their limits."""
+    commands = "; ".join(f"dagster instance concurrency set {shlex.quote(each)} {pools[each]}" for each in sorted(pools))
+    return (
+        f"the Dagster instance in {home} isn't kb's own and stays as it is; without limits of its pools it starts too much "
+        f"at a time, so set them there: {commands}"
+    )
+
+
 @contextmanager
-def _one_at_a_time(home: Path) -> Iterator[None]:
+def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Wait for other processes that set up the same instance. A killed one holds nobody up."""
-    with (home / ".setup.lock").open("ab") as lock:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".setup.lock").open("ab") as lock:
         if sys.platform != "win32":
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

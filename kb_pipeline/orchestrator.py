@@ -10,25 +10,33 @@ loaded once for all. A connection that fails doesn't stop the others, and the re
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import dagster as dg
-import psutil
 
 from kb_pipeline import stages
+from kb_pipeline.dagster_home import is_own
 from kb_pipeline.definitions import build_defs
 from kb_pipeline.defs import history
 from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, chain_job_name
-from kb_pipeline.defs.orchestration import CONNECTIONS_TAG, ORCHESTRATION_TAG, PROCESS_TAG, USER_TAG
+from kb_pipeline.defs.orchestration import (
+    COMPARE_TAG,
+    CONNECTIONS_TAG,
+    EVERYTHING,
+    ORCHESTRATION_TAG,
+    PROCESS_TAG,
+    USER_TAG,
+    blocks,
+)
 from kb_pipeline.defs.partitions import register
+from kb_pipeline.defs.reaping import dead_runs, process_tag
 from kb_pipeline.flow.errors import ErrorClass, classify, innermost
 from kb_pipeline.ingestion.report import stored_counts
 from kb_pipeline.ingestion.workspace import Workspace
@@ -80,6 +88,14 @@ class SourceFault:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunWarning:
+    """What a person should know although nothing failed. ``source`` as of a fault."""
+
+    source: str
+    message: str
+
+
 @dataclass(slots=True)
 class Report:
     """What ``kb run`` reports."""
@@ -90,6 +106,7 @@ class Report:
     release: str | None = None
     sources: dict[str, SourceCounts] = field(default_factory=dict)
     errors: list[SourceFault] = field(default_factory=list)
+    warnings: list[RunWarning] = field(default_factory=list)
 
     @property
     def totals(self) -> SourceCounts:
@@ -110,6 +127,7 @@ class Report:
             "sources": {name: asdict(counts) for name, counts in sorted(self.sources.items())},
             "totals": asdict(self.totals),
             "errors": [{"source": each.source, "class": each.error_class, "message": each.message} for each in self.errors],
+            "warnings": [asdict(each) for each in self.warnings],
         }
 
 
@@ -152,7 +170,7 @@ class Orchestrator:
         """
         started = time.time()
         report = Report(orchestration or uuid.uuid4().hex)
-        reap_dead_runs(self._instance)
+        reap_dead_runs(self._instance, others=is_own(self._workspace.settings))
         register(self._instance, self._workspace)
         chosen = [
             config
@@ -196,10 +214,17 @@ class Orchestrator:
         self._progress.flush()
         return fault
 
-    def release(self, options: Options, orchestration: str | None = None) -> Report:
-        """Only the last phase: sync the index and publish."""
+    def materialize_corpus(self, asset: str, options: Options, orchestration: str | None = None) -> SourceFault | None:
+        """``index``, with its checks, or ``knowledge_base`` alone; None when it succeeded."""
+        tags = self._tags(orchestration or uuid.uuid4().hex, options)
+        _, fault = self._execute("release", CORPUS_JOB, tags, options, selection=[dg.AssetKey(["corpus", asset])])
+        self._progress.flush()
+        return fault
+
+    def release(self, options: Options, orchestration: str | None = None, *, everything: bool = False) -> Report:
+        """Only the last phase: bring the index in step, check it, publish. ``everything``: compare the whole index."""
         report = Report(orchestration or uuid.uuid4().hex)
-        self._release(report, options)
+        self._release(report, options, everything=everything)
         self._progress.flush()
         current = Releases(self._workspace.storage).current()
         report.release = current.name if current else None
@@ -280,10 +305,13 @@ class Orchestrator:
             }
         )
 
-    def _release(self, report: Report, options: Options) -> None:
-        _, fault = self._execute("release", CORPUS_JOB, self._tags(report.orchestration_id, options), options)
+    def _release(self, report: Report, options: Options, *, everything: bool = False) -> None:
+        tags = self._tags(report.orchestration_id, options) | ({COMPARE_TAG: EVERYTHING} if everything else {})
+        result, fault = self._execute("release", CORPUS_JOB, tags, options)
         if fault is not None:
             report.errors.append(fault)
+        if result is not None:
+            report.warnings.extend(RunWarning("release", message) for message in _warnings(result))
 
     def _drop_old_runs(self, limit: int) -> None:
         try:
@@ -296,8 +324,7 @@ class Orchestrator:
                 _logger.warning("%s", dropped.alone)
 
     def _tags(self, orchestration: str, options: Options) -> dict[str, str]:
-        process = psutil.Process()
-        tags = {ORCHESTRATION_TAG: orchestration, PROCESS_TAG: f"{os.getpid()}:{process.create_time()}"}
+        tags = {ORCHESTRATION_TAG: orchestration, PROCESS_TAG: process_tag()}
         return tags | ({USER_TAG: options.user_id} if options.user_id else {})
 
     def _execute(
@@ -329,7 +356,7 @@ class Orchestrator:
         failed = {fault.source for fault in report.errors}
         if "release" in failed or (report.sources and failed >= set(report.sources)):
             return "failed"
-        return "completed_with_issues" if failed or report.totals.quarantined else "completed"
+        return "completed_with_issues" if failed or report.warnings or report.totals.quarantined else "completed"
 
 
 def _fault(source: str, result: dg.ExecuteInProcessResult) -> SourceFault:
@@ -337,8 +364,9 @@ def _fault(source: str, result: dg.ExecuteInProcessResult) -> SourceFault:
     for event in result.all_node_events:
         if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             evaluation = event.asset_check_evaluation_data
-            if not evaluation.passed and evaluation.blocking:
-                return SourceFault(source, ErrorClass.INTERNAL.value, str(evaluation.description))
+            if blocks(evaluation):
+                message = f"{evaluation.check_name}: {evaluation.description}"
+                return SourceFault(source, ErrorClass.FAILED_CHECK.value, message)
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
@@ -353,15 +381,28 @@ def _fault(source: str, result: dg.ExecuteInProcessResult) -> SourceFault:
     return SourceFault(source, ErrorClass.INTERNAL.value, (failed[-1].message if failed else None) or "the run failed")
 
 
-def reap_dead_runs(instance: dg.DagsterInstance, say: Callable[[str], None] | None = None) -> list[str]:
+def _warnings(result: dg.ExecuteInProcessResult) -> Iterator[str]:
+    """What the checks of a run warn of, and which partitions a change of model waits for."""
+    for evaluation in result.get_asset_check_evaluations():
+        if not evaluation.passed and not blocks(evaluation):
+            yield f"{evaluation.check_name}: {evaluation.description}"
+    for event in result.get_asset_materialization_events():
+        waiting = event.materialization.metadata.get("waiting")
+        if waiting is not None and waiting.value:
+            partitions = ", ".join(map(str, cast("list[str]", waiting.value)))
+            yield f"the model changed; the new release waits for the vectors of {partitions}"
+
+
+def reap_dead_runs(
+    instance: dg.DagsterInstance, say: Callable[[str], None] | None = None, *, others: bool = True
+) -> list[str]:
     """Mark runs as failed whose executing process is gone (killed with its machine or its terminal); returns their ids.
 
     Dagster's own monitoring watches only runs it launched. Without this, such runs stay STARTED and hold pool slots.
+    ``others``: also runs of plain Dagster; only in an instance of our own.
     """
-    from kb_pipeline.defs.reaping import dead_runs
-
     reaped = []
-    for run in dead_runs(instance):
+    for run in dead_runs(instance, others=others):
         instance.report_run_failed(run, "The process that executed this run is gone; reaped by a later start.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         reaped.append(run.run_id)

@@ -17,6 +17,7 @@ FLOORS = [
     {"sources", "settings", "parsing", "chunking", "embedding"},
     {"knowledge_base"},
     {"ingestion"},
+    {"dagster_home"},
     {"defs", "environment", "batch"},
     {"definitions"},
     {"orchestrator"},

@@ -66,6 +66,7 @@ def _sentence(error: Exception) -> tuple[str, int] | None:
     from kb_pipeline.embedding.errors import ModelMismatch, ModelNotFound, UnsupportedModel
     from kb_pipeline.flow.errors import ErrorClass, classify, innermost
     from kb_pipeline.knowledge_base.releases import NoRelease
+    from kb_pipeline.knowledge_base.search import SearchError
     from kb_pipeline.ledger.errors import LeaseHeld, LeaseLost, LedgerUnavailable
     from kb_pipeline.sources.base import SourceError
     from kb_pipeline.storage.files import FilesError, FilesMisconfigured
@@ -73,7 +74,7 @@ def _sentence(error: Exception) -> tuple[str, int] | None:
     misconfigured = (ConfigError, UnknownConnection, FilesMisconfigured, ModelNotFound, ModelMismatch, UnsupportedModel)
     if isinstance(error, misconfigured):
         return str(error), 2
-    if isinstance(error, (FilesError, LeaseHeld, LeaseLost, LedgerUnavailable, NoRelease, SourceError)):
+    if isinstance(error, (FilesError, LeaseHeld, LeaseLost, LedgerUnavailable, NoRelease, SearchError, SourceError)):
         return str(error), 1
     if isinstance(error, OSError):
         # A full disk, a folder that may not be written: the file and the reason are all a person can use.

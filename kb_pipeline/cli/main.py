@@ -24,6 +24,7 @@ _COMMANDS = {
     "search": ("kb_pipeline.cli.search", "search"),
     "release": ("kb_pipeline.cli.release", "release"),
     "gc": ("kb_pipeline.cli.release", "gc"),
+    "verify": ("kb_pipeline.cli.verify", "verify"),
     "upload": ("kb_pipeline.cli.sources", "upload"),
     "sources": ("kb_pipeline.cli.sources", "sources"),
 }

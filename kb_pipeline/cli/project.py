@@ -12,7 +12,8 @@ import click
 
 from kb_pipeline.cli.context import config_path, settings_of, told
 from kb_pipeline.cli.output import say
-from kb_pipeline.environment import install, variables
+from kb_pipeline.dagster_home import is_own
+from kb_pipeline.environment import install, variables, what_it_needs
 
 
 @click.command()
@@ -38,7 +39,9 @@ def init(context: click.Context) -> None:
 def env(context: click.Context) -> None:
     """Print the environment of Dagster's own commands. Use it so: eval "$(kb env)"."""
     settings = settings_of(context)
-    install(settings, say)
+    home = install(settings, say)
+    if not is_own(settings):
+        say(what_it_needs(home, settings.pools))
     for name, value in variables(settings).items():
         click.echo(f"export {name}={shlex.quote(value)}")
 
@@ -58,7 +61,7 @@ def dev(context: click.Context, host: str, port: int) -> None:
     from kb_pipeline.orchestrator import reap_dead_runs
 
     with instance(settings, tell) as opened:
-        reap_dead_runs(opened, tell)
+        reap_dead_runs(opened, tell, others=is_own(settings))
         register(opened, Workspace(settings))
     executable = Path(sys.executable).with_name("dagster")
     os.environ["PYTHONWARNINGS"] = "ignore"

@@ -58,10 +58,11 @@ def show(context: click.Context, name: str, as_json: bool) -> None:
 @told
 def rollback(context: click.Context, name: str) -> None:
     """Make an earlier release the current one, and pin it."""
+    from kb_pipeline.knowledge_base.candidates import CORPUS_LEASE
     from kb_pipeline.knowledge_base.releases import Releases
 
     workspace = workspace_of(context)
-    with workspace.ledger.leases.acquire("corpus/knowledge_base", f"a rollback to {name}", wait=60.0) as lease:
+    with workspace.ledger.leases.acquire(CORPUS_LEASE, f"a rollback to {name}", wait=60.0) as lease:
         record = Releases(workspace.storage).rollback(lease, name)
     click.echo(f"{record.name} is current and pinned; `kb release unpin` lets runs publish again")
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kb_pipeline.orchestrator import Options, Orchestrator, Report
 
 _LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False)
+_CORPUS = ("corpus/index", "corpus/knowledge_base")
 _COLUMNS = [name for stage in stages.STAGES for name in stage.counts]
 
 
@@ -126,6 +127,8 @@ def _show(report: dict[str, Any]) -> None:
         for name, counts in [*report["sources"].items(), ("total", report["totals"])]
     ]
     show_table(["connection", *_COLUMNS], rows, total=True)
+    for warning in report["warnings"]:
+        say(f"{warning['source']}: {warning['message']} (warning)")
     for error in report["errors"]:
         say(f"{error['source']}: {error['message']} ({error['class']})")
     release = report["release"] or "no release yet"
@@ -134,7 +137,7 @@ def _show(report: dict[str, Any]) -> None:
 
 @click.command()
 @click.argument("asset", metavar="TYPE/ASSET")
-@click.option("--partition", metavar="NAME", help="Partition key; may be left out of corpus/knowledge_base.")
+@click.option("--partition", metavar="NAME", help="Partition key; corpus/index and corpus/knowledge_base have none.")
 @click.pass_context
 @told
 def materialize(context: click.Context, asset: str, partition: str | None) -> None:
@@ -146,23 +149,22 @@ def materialize(context: click.Context, asset: str, partition: str | None) -> No
     from kb_pipeline.storage.partitions import parse_key
 
     type_, _, name = asset.partition("/")
-    if asset != "corpus/knowledge_base" and (type_ not in workspace.types() or name not in stages.names()):
+    if asset not in _CORPUS and (type_ not in workspace.types() or name not in stages.names()):
         known = [f"{each}/{stage}" for each in workspace.types() for stage in stages.names()]
-        raise click.UsageError(f"no asset {asset!r}; known: {', '.join([*known, 'corpus/knowledge_base'])}")
+        raise click.UsageError(f"no asset {asset!r}; known: {', '.join([*known, *_CORPUS])}")
     orchestration = uuid.uuid4().hex
     with open_instance(settings, say) as instance, followed(workspace.ledger.progress, orchestration):
         orchestrator = Orchestrator(settings, instance)
-        if asset == "corpus/knowledge_base":
-            faults = orchestrator.release(Options(), orchestration).errors
+        if asset in _CORPUS:
+            fault = orchestrator.materialize_corpus(name, Options(), orchestration)
         else:
             keys = wanted_keys(workspace, type_)
             if partition not in keys:
                 raise click.UsageError(f"no partition {partition!r} of {type_}; known: {', '.join(keys)}")
             fault = orchestrator.materialize(parse_key(type_, partition), name, Options(), orchestration)
-            faults = [fault] if fault else []
-    for each in faults:
-        say(f"{each.source}: {each.message} ({each.error_class})")
-    raise SystemExit(1 if faults else 0)
+    if fault is not None:
+        say(f"{fault.source}: {fault.message} ({fault.error_class})")
+    raise SystemExit(1 if fault is not None else 0)
 
 
 @click.command()

@@ -10,8 +10,6 @@ from kb_pipeline.cli.context import told, workspace_of
 from kb_pipeline.cli.output import show_json
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from kb_pipeline.knowledge_base.search import Hit, Mode
 
 
@@ -53,23 +51,15 @@ def search(
     if not query.strip():
         raise click.UsageError("the query is empty")
     workspace = workspace_of(context)
-    from kb_pipeline.knowledge_base.search import Filters, Release
+    from kb_pipeline.knowledge_base.search import Filters
+    from kb_pipeline.knowledge_base.searcher import Searcher
 
-    release = Release.open(workspace.storage, release_name)
-
-    def embed_query(text: str) -> np.ndarray:
-        if workspace.embedder.model_id != release.record.model_id:
-            raise click.ClickException(
-                f"{release.record.name} was made with another model ({release.record.model_name}) than kb.yaml names "
-                f"({workspace.settings.model.name}): run `kb run`, or search with --mode text"
-            )
-        return workspace.embedder.embed_query(text)
-
+    searcher = Searcher.open(workspace.storage, release_name, embedder=lambda: workspace.embedder)
     filters = Filters(source, connection, path_prefix, media_type)
-    hits = release.search(query, embed_query, k=k, mode=cast("Mode", mode), filters=filters)
+    hits = searcher.search(query, k=k, mode=cast("Mode", mode), filters=filters)
     if as_json:
         found = [hit.as_dict() for hit in hits]
-        show_json({"query": query, "mode": mode, "vectors": vectors, "release": release.record.name, "hits": found})
+        show_json({"query": query, "mode": mode, "vectors": vectors, "release": searcher.release.record.name, "hits": found})
         return
     for number, hit in enumerate(hits, start=1):
         _show(number, hit)

@@ -1,14 +1,13 @@
-"""The assets: a chain for each source type from one factory, and the corpus.
+"""The assets of the source types: a chain for each from one factory.
 
-What belongs here: keys, partitions, pools, metadata. What doesn't: the work, which is in ``ingestion`` and
-``knowledge_base``.
+What belongs here: keys, partitions, pools, metadata. What doesn't: the work, which is in ``ingestion``; the corpus
+(``corpus``).
 """
 
 # No `from __future__ import annotations`: Dagster looks at the annotations of `context` as objects.
 
 from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -25,15 +24,13 @@ from kb_pipeline.defs.orchestration import (
     combined,
     failure,
     of_run,
-    told_to_dagster,
 )
-from kb_pipeline.defs.partitions import drop_superseded, partitions_def
+from kb_pipeline.defs.partitions import partitions_def
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.flow.errors import classify
 from kb_pipeline.ingestion.chain import Chain, OnListing
 from kb_pipeline.ingestion.listing import ListingInfo
 from kb_pipeline.ingestion.workspace import Workspace
-from kb_pipeline.knowledge_base.publish import Model
 from kb_pipeline.ledger.errors import LedgerUnavailable
 from kb_pipeline.sources.registry import source_types, version
 from kb_pipeline.stages import Stage
@@ -41,7 +38,6 @@ from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition, parse_key
 from kb_pipeline.storage.table import Staged
 
-KNOWLEDGE_BASE = dg.AssetKey(["corpus", "knowledge_base"])
 _DATA_VERSION_TAG = "dagster/data_version"
 
 
@@ -201,53 +197,3 @@ def _record(
         chain.workspace.record(partition, asset, error)
     except (OSError, SQLAlchemyError, LedgerUnavailable) as trouble:
         context.log.error(f"the outcome of {partition.connection} could not be recorded: {trouble}")
-
-
-def knowledge_base_asset(types: Sequence[str], workspace: Workspace) -> dg.AssetsDefinition:
-    """``corpus/knowledge_base``: the searchable release."""
-    freshness = workspace.settings.freshness
-
-    @dg.asset(
-        key=KNOWLEDGE_BASE,
-        deps=[
-            dg.AssetDep(dg.AssetKey([type_, stages.last().name]), partition_mapping=dg.AllPartitionMapping())
-            for type_ in types
-        ],
-        group_name="corpus",
-        kinds={"lancedb"},
-        description="The index of all connections, and the release that readers see.",
-        metadata=metadata.of_definition(
-            tables.index(1), workspace.storage.knowledge_base_path / "index", "kb_pipeline.knowledge_base.publish:publish"
-        ),
-        owners=workspace.settings.owners,
-        code_version=identity.digest(tables.describe(tables.index(1)))[:8],
-        freshness_policy=dg.FreshnessPolicy.time_window(
-            fail_window=timedelta(hours=freshness.hours), warn_window=timedelta(hours=freshness.warn_hours)
-        ),
-    )
-    def knowledge_base(
-        context: dg.AssetExecutionContext, chain: dg.ResourceParam[Chain], embedder: dg.ResourceParam[Embedder]
-    ) -> dg.MaterializeResult[Any]:
-        model = Model(embedder.model_id, chain.workspace.settings.model.name, embedder.dimension)
-        with told_to_dagster("corpus/knowledge_base"):
-            result = chain.publish(of_run(context), model)
-            drop_superseded(context.instance, chain.workspace)
-        if result.faults:
-            sentences = "; ".join(fault.sentence() for fault in result.faults)
-            raise dg.Failure(f"no release was published, the index differs from its tables: {sentences}")
-        if result.waiting:
-            context.log.warning("the model changed; the new release waits for the vectors of " + ", ".join(result.waiting))
-        release = result.release
-        return dg.MaterializeResult(
-            metadata={
-                "release": release.name if release else "none",
-                "published": result.published,
-                "pinned": result.pinned or "",
-                "chunks": release.chunks if release else 0,
-                "changed_rows": result.changed_rows,
-                "removed_rows": result.removed_rows,
-            },
-            data_version=dg.DataVersion(release.content if release else "none"),
-        )
-
-    return knowledge_base

@@ -14,6 +14,7 @@ import dagster as dg
 
 from kb_pipeline import stages
 from kb_pipeline.defs.jobs import chain_job_name
+from kb_pipeline.defs.orchestration import blocks
 from kb_pipeline.flow.errors import ErrorClass
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.storage.partitions import Partition, parse_key
@@ -103,7 +104,7 @@ def describe(instance: dg.DagsterInstance, workspace: Workspace, run: dg.Dagster
     for event in events:
         if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             evaluation = event.asset_check_evaluation_data
-            if not evaluation.passed and evaluation.blocking:
+            if blocks(evaluation):
                 stage, message, recorded = evaluation.asset_key.path[-1], str(evaluation.description), False
     return FailedRun(run.run_id, run.job_name, partitions, stage, error_class, message, recorded)
 

@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 
+from kb_pipeline.dagster_home import dagster_home, is_own
 from kb_pipeline.defs.orchestration import orchestration_id
 from kb_pipeline.defs.runs import OurRuns
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.ledger.errors import LeaseHeld
+from kb_pipeline.settings.model import Settings
 
 if TYPE_CHECKING:
     from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
@@ -57,11 +59,16 @@ class Dropped:
     alone: str | None = None
 
 
-def reason_to_leave_alone(instance: dg.DagsterInstance) -> str | None:
+def reason_to_leave_alone(instance: dg.DagsterInstance, settings: Settings) -> str | None:
     """Why this instance's history isn't touched, as a sentence; None when it may be.
 
-    Pruning writes into Dagster's own SQLite tables, so they must be ones that it knows.
+    Pruning writes into Dagster's own SQLite tables, so they must be kb's own, and ones that it knows.
     """
+    if not is_own(settings):
+        return (
+            f"old runs are kept: the Dagster instance in {dagster_home(settings)} isn't kb's own; delete them in the UI, or "
+            "as it is done there"
+        )
     from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage  # imports SQLAlchemy: slow
 
     kind = type(instance.event_log_storage)
@@ -86,7 +93,7 @@ def prune(instance: dg.DagsterInstance, workspace: Workspace, limit: int) -> Dro
     when it can't be written; the next call then goes on from there.
     """
     workspace.ledger.progress.prune()
-    alone = reason_to_leave_alone(instance)
+    alone = reason_to_leave_alone(instance, workspace.settings)
     if alone is not None:
         return Dropped(alone=alone)
     events = cast("SqliteEventLogStorage", instance.event_log_storage)

@@ -8,10 +8,11 @@ from typing import Any
 import dagster as dg
 
 from kb_pipeline import stages
-from kb_pipeline.defs.assets import KNOWLEDGE_BASE
+from kb_pipeline.defs.corpus import INDEX, KNOWLEDGE_BASE
 from kb_pipeline.defs.partitions import partitions_def
 
 CORPUS_JOB = "corpus_release"
+VERIFICATION_JOB = "corpus_verification"
 INVENTORY_JOB = "inventory"
 
 
@@ -34,11 +35,20 @@ def chain_job(type_: str) -> Any:
 
 
 def corpus_job() -> Any:
-    """Sync the index and publish a release."""
+    """Bring the index in step, put it to its checks, and publish what passed."""
     return dg.define_asset_job(
         CORPUS_JOB,
-        selection=dg.AssetSelection.assets(KNOWLEDGE_BASE),
-        description="Brings the index in step with all partitions and publishes a release.",
+        selection=dg.AssetSelection.assets(INDEX) | dg.AssetSelection.assets(KNOWLEDGE_BASE).without_checks(),
+        description="Brings the index in step with all partitions, checks it, and publishes a release if it passes.",
+    )
+
+
+def verification_job() -> Any:
+    """Compare everything with everything."""
+    return dg.define_asset_job(
+        VERIFICATION_JOB,
+        selection=dg.AssetSelection.checks_for_assets(KNOWLEDGE_BASE),
+        description="Compares the whole index and the current release with their tables. Changes nothing.",
     )
 
 

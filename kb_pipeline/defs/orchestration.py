@@ -17,7 +17,11 @@ TRIGGER_TAG = "kb/trigger"
 """What asked for a run of the daemon."""
 DISCOVERY = "discovery"
 PROCESS_TAG = "kb/process"
-"""``pid:start time`` of the process that executes the run itself; lets a later one reap it when it was killed."""
+"""``machine:pid:start time`` of the process that executes the run itself; lets a later one reap it when it was killed."""
+
+COMPARE_TAG = "kb/compare"
+EVERYTHING = "everything"
+"""Value of COMPARE_TAG: a run so tagged compares the whole index with its tables, whatever is noted of it."""
 
 _BACKFILL_TAG = "dagster/backfill"
 _RETRIED = frozenset({ErrorClass.NETWORK, ErrorClass.RATE_LIMITING})
@@ -54,6 +58,12 @@ def told_to_dagster(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise failure(what, error) from error
+
+
+def blocks(evaluation: dg.AssetCheckEvaluation) -> bool:
+    """Whether a check found what must stop a run: a warning is told and stops nothing."""
+    error = evaluation.severity == dg.AssetCheckSeverity.ERROR
+    return error and bool(evaluation.blocking) and not evaluation.passed
 
 
 def failure(what: str, error: Exception) -> dg.Failure:

@@ -12,8 +12,8 @@ import dagster as dg
 
 from kb_pipeline import stages
 from kb_pipeline.defs import failures
-from kb_pipeline.defs.assets import KNOWLEDGE_BASE
-from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, chain_job_name
+from kb_pipeline.defs.corpus import INDEX, KNOWLEDGE_BASE
+from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, VERIFICATION_JOB, chain_job_name
 from kb_pipeline.defs.orchestration import orchestration_id
 from kb_pipeline.ingestion.workspace import Workspace
 
@@ -48,7 +48,8 @@ class OurRuns:
     @property
     def jobs(self) -> list[str]:
         """Names of all jobs our runs can be of."""
-        return [*(chain_job_name(type_) for type_ in self._workspace.types()), CORPUS_JOB, INVENTORY_JOB, BY_HAND]
+        chains = [chain_job_name(type_) for type_ in self._workspace.types()]
+        return [*chains, CORPUS_JOB, VERIFICATION_JOB, INVENTORY_JOB, BY_HAND]
 
     @cached_property
     def assets(self) -> frozenset[str]:
@@ -56,7 +57,7 @@ class OurRuns:
         keys = [
             dg.AssetKey([type_, asset]) for type_ in self._workspace.types() for asset in (stages.INVENTORY, *stages.names())
         ]
-        return frozenset(key.to_string() for key in [*keys, KNOWLEDGE_BASE])
+        return frozenset(key.to_string() for key in [*keys, INDEX, KNOWLEDGE_BASE])
 
     def __contains__(self, run: dg.DagsterRun) -> bool:
         if run.asset_selection:

@@ -1,8 +1,8 @@
-"""Schedules: the nightly reconciliation, which looks at everything whatever the sensors saw."""
+"""Schedules: what looks at everything every night, whatever the sensors saw."""
 
 import dagster as dg
 
-from kb_pipeline.defs.jobs import chain_job_name
+from kb_pipeline.defs.jobs import VERIFICATION_JOB, chain_job_name
 from kb_pipeline.defs.orchestration import TRIGGER_TAG
 from kb_pipeline.defs.partitions import register, wanted_keys
 from kb_pipeline.ingestion.workspace import Workspace
@@ -29,3 +29,22 @@ def nightly(type_: str, workspace: Workspace) -> dg.ScheduleDefinition:
         ]
 
     return reconcile
+
+
+def nightly_verification(workspace: Workspace) -> dg.ScheduleDefinition:
+    """Compares the whole index and the release with their tables. Partitions that change meanwhile are not judged."""
+    schedule = workspace.settings.schedule
+
+    @dg.schedule(
+        name="corpus_nightly",
+        job_name=VERIFICATION_JOB,
+        cron_schedule=schedule.cron,
+        execution_timezone=schedule.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Compares the whole index and the current release with their tables.",
+    )
+    def verification(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        when = context.scheduled_execution_time.isoformat()
+        return dg.RunRequest(run_key=when, tags={TRIGGER_TAG: "nightly"})
+
+    return verification

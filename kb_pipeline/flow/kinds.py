@@ -31,6 +31,8 @@ class ErrorClass(StrEnum):
     """Somebody else is at work on the same thing."""
     SOURCE = "source"
     """The source itself, or how the connection describes it."""
+    FAILED_CHECK = "failed_check"
+    """What was made didn't pass its checks."""
     INTERNAL = "internal"
     """A defect."""
 

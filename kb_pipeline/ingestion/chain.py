@@ -6,15 +6,23 @@ What belongs here: which lease covers what, and publication under it. What doesn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from kb_pipeline import stages
 from kb_pipeline.embedding.base import Embedder
+from kb_pipeline.findings import Finding
 from kb_pipeline.ingestion import listing
 from kb_pipeline.ingestion.work import Orchestration, Prepared, Work
 from kb_pipeline.ingestion.workspace import Workspace
-from kb_pipeline.knowledge_base import publish, snapshot
-from kb_pipeline.knowledge_base.publish import ConnectionLayout, Model, Publication
+from kb_pipeline.knowledge_base import gate, publish, snapshot, update, verify
+from kb_pipeline.knowledge_base.candidates import CORPUS_LEASE
+from kb_pipeline.knowledge_base.gate import Check
+from kb_pipeline.knowledge_base.ingredients import Model
+from kb_pipeline.knowledge_base.publish import Publication
+from kb_pipeline.knowledge_base.snapshot import ConnectionLayout
+from kb_pipeline.knowledge_base.update import Update
+from kb_pipeline.ledger.leases import Lease
 from kb_pipeline.monitoring.progress import OnProgress, Progress, Silent
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition
@@ -94,24 +102,40 @@ class Chain:
                 prepared.then()
         return prepared.staged
 
-    def publish(self, orchestration: Orchestration, model: Model) -> Publication:
-        """Sync the index and publish a release; drop tables of layouts that were replaced. Raises LeaseLost, LeaseHeld."""
+    def index(self, orchestration: Orchestration, model: Model, *, everything: bool = False) -> Update:
+        """Bring the index in step and leave a candidate. Raises LeaseLost, LeaseHeld."""
         storage = self.workspace.storage
 
         def report(done: int, total: int) -> None:
             self.progress.update(orchestration.id, "release", "release", done, total)
 
-        with self.workspace.ledger.leases.acquire(
-            "corpus/knowledge_base", orchestration.purpose, wait=self.lease_wait
-        ) as lease:
-            result = snapshot.settled(
-                lambda: publish.publish(storage, lease, self.layouts(), model, report),
+        with self._corpus(orchestration) as lease:
+            return snapshot.settled(
+                lambda: update.update(storage, lease, self.layouts(), model, report, everything=everything),
             )
-            if not result.faults:
-                for partition in result.superseded:
-                    for asset in reversed(stages.names()):
-                        storage.table_path(asset, partition).unlink(missing_ok=True)
+
+    def inspect(self, check: Check) -> Finding:
+        """Put the candidate to one check of the gate."""
+        return gate.inspect(self.workspace.storage, check)
+
+    def publish(self, orchestration: Orchestration) -> Publication:
+        """Publish the candidate that passed its checks; drop tables of layouts that it replaced.
+
+        Raises NotPublishable, LeaseLost, LeaseHeld.
+        """
+        storage = self.workspace.storage
+        with self._corpus(orchestration) as lease:
+            result = publish.publish(storage, lease, began_at=orchestration.started_at)
+            if result.candidate is not None:
+                for layout in self.layouts():
+                    for partition in snapshot.superseded(storage, layout, result.candidate.partitions):
+                        for asset in reversed(stages.names()):
+                            storage.table_path(asset, partition).unlink(missing_ok=True)
         return result
+
+    def verify(self) -> list[Finding]:
+        """Compare everything that readers see with what it was made from; changes nothing."""
+        return verify.verify(self.workspace.storage, self.workspace.ledger.leases)
 
     def layouts(self) -> list[ConnectionLayout]:
         """Every connection that has a say in the release: those of kb.yaml, and those that left it unretired."""
@@ -124,6 +148,11 @@ class Chain:
             if each.connection not in configured and each.connection not in retired
         }
         return found + [ConnectionLayout(type_, name, None) for type_, name in sorted(left)]
+
+    @contextmanager
+    def _corpus(self, orchestration: Orchestration) -> Iterator[Lease]:
+        with self.workspace.ledger.leases.acquire(CORPUS_LEASE, orchestration.purpose, wait=self.lease_wait) as lease:
+            yield lease
 
     def _reporter(self, orchestration: Orchestration, partition: Partition, stage: str) -> OnProgress:
         run, name = orchestration.id, partition.key

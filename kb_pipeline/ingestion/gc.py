@@ -12,8 +12,9 @@ from pathlib import Path
 from kb_pipeline import stages
 from kb_pipeline.embedding.vector_store import stores
 from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.knowledge_base.candidates import CORPUS_LEASE, Candidates, is_candidate_tag
 from kb_pipeline.knowledge_base.index import TABLE
-from kb_pipeline.knowledge_base.releases import Releases
+from kb_pipeline.knowledge_base.releases import CURRENT, Releases
 from kb_pipeline.ledger.processes import process_alive
 from kb_pipeline.sources.upload import Upload
 from kb_pipeline.storage.table import Storage, Table
@@ -42,7 +43,8 @@ def collect(workspace: Workspace, keep: int) -> Collected:
     """Keep the last ``keep`` releases (and the current and pinned ones); drop what is left over. Raises LeaseHeld."""
     result = Collected()
     storage = workspace.storage
-    with workspace.ledger.leases.acquire("corpus/knowledge_base", "garbage collection", wait=LEASE_WAIT):
+    with workspace.ledger.leases.acquire(CORPUS_LEASE, "garbage collection", wait=LEASE_WAIT) as lease:
+        lease.commit(lambda _: Releases(storage).drop_strays())
         _collect_releases(storage, keep, result)
     result.vectors = _collect_vectors(workspace)
     result.staged_files = _collect_staged(storage)
@@ -63,7 +65,9 @@ def _collect_releases(storage: Storage, keep: int, result: Collected) -> None:
             releases.forget(record)
             result.releases += 1
     remaining = releases.all()
-    wanted = {each.documents for record in remaining for each in record.partitions.values()}
+    candidate = Candidates(storage).last()
+    needed = [*(record.partitions for record in remaining), candidate.partitions if candidate is not None else {}]
+    wanted = {each.documents for partitions in needed for each in partitions.values()}
     for path in (storage.knowledge_base_path / "manifests").glob("*.parquet"):
         if path.stem not in wanted:
             path.unlink(missing_ok=True)
@@ -72,8 +76,9 @@ def _collect_releases(storage: Storage, keep: int, result: Collected) -> None:
     if not remaining or table is None:
         return
     tags = table.tags.list()
-    for name in set(tags) - {record.name for record in remaining} - {"current"}:
-        table.tags.delete(name)  # left by a crash between the tag and its record
+    for name in set(tags) - {record.name for record in remaining} - {CURRENT}:
+        if not is_candidate_tag(name):
+            table.tags.delete(name)  # its record is gone
     table.optimize(cleanup_older_than=_NEVER)  # compacts first, which may take long, and then the next call is quick
     oldest = min(each["version"] for each in table.tags.list().values())
     made = next(each["timestamp"] for each in table.list_versions() if each["version"] == oldest)

@@ -1,14 +1,16 @@
-"""The searchable index: one Lance table, always brought in step by comparing it with what it must hold.
+"""The searchable index: one Lance table, brought in step by comparing it with what it must hold.
 
-What belongs here: the diff, the commit, the indices. What doesn't: which version readers see (``releases``).
+What belongs here: the diff, the commit, the indices. What doesn't: what has to be compared (``update``), and which version
+readers see (``releases``).
 
-The comparison is always with the rows that are really in the index, never with a memory of what was written: rows that
-were lost behind our back come back, rows that nobody wrote leave.
+The comparison is with the rows that are really in the index, not with a memory of what was written: rows that were lost
+behind our back come back, rows that nobody wrote leave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -50,7 +52,7 @@ class Difference:
 
 
 class Index:
-    """The head of the Lance table; readers use tags instead."""
+    """The Lance table at its head, or at one version for reading. Readers of releases use tags instead."""
 
     def __init__(self, storage: Storage, dimension: int, table: Any) -> None:
         self._storage = storage
@@ -66,6 +68,13 @@ class Index:
         return cls(storage, dimension, table)
 
     @classmethod
+    def at(cls, storage: Storage, dimension: int, version: int) -> Index:
+        """One version of the index, for reading. Raises ValueError when it is gone."""
+        table = storage.index_location.open(TABLE)
+        table.checkout(version)
+        return cls(storage, dimension, table)
+
+    @classmethod
     def prepare(cls, storage: Storage, dimension: int) -> Index:
         """The index, ready to be written. One of another dimension is started anew; its tagged versions stay readable."""
         found = cls.existing(storage, dimension)
@@ -74,6 +83,16 @@ class Index:
         location = storage.index_location
         mode = "overwrite" if location.exists(TABLE) else "create"
         return cls(storage, dimension, location.connect().create_table(TABLE, schema=_bare(dimension), mode=mode))
+
+    @property
+    def version(self) -> int:
+        """The version of the Lance table; every commit makes another one, whoever makes it."""
+        return int(self.table.version)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.table.count_rows())
 
     def model_ids(self) -> set[str]:
         """Models whose vectors are in the head."""
@@ -87,37 +106,52 @@ class Index:
         database = self._storage.index_location.connect()
         self.table = database.create_table(TABLE, schema=_bare(self._dimension), mode="overwrite")
 
-    def marks(self, connection: str) -> dict[str, tuple[str, str]]:
-        """Chunk id -> (mark, partition) of a connection's rows; a chunk id that is there twice has the mark "twice"."""
+    def read_through(self) -> None:
+        """Read every row whole, for nothing but to see that it can be read. Raises RuntimeError where it can't."""
+        for _ in self.table.search().to_batches(4_096):
+            pass
+
+    def marks(self, connection: str, partitions: Collection[str] | None = None) -> dict[str, tuple[str, str]]:
+        """Chunk id -> (mark, partition) of a connection's rows, or of some of its partitions' (by their keys).
+
+        A chunk id that is there twice has the mark "twice".
+        """
         found: dict[str, tuple[str, str]] = {}
-        query = self.table.search().where(f"connection = {quote(connection)}")
+        where = f"connection = {quote(connection)}"
+        if partitions is not None:
+            where += f" AND partition IN ({','.join(map(quote, sorted(partitions)))})"
+        query = self.table.search().where(where)
         for batch in query.select(["chunk_id", "row_hash", "model_id", "partition"]).to_batches(16_384):
-            partitions = batch["partition"].to_pylist()
-            for (chunk, mark), partition in zip(snapshot.row_marks(batch), partitions, strict=True):
+            keys = batch["partition"].to_pylist()
+            for (chunk, mark), partition in zip(snapshot.row_marks(batch), keys, strict=True):
                 found[chunk] = ("twice", partition) if chunk in found else (mark, partition)
         return found
 
-    def served(self) -> dict[str, set[str]]:
-        """Connection -> keys of the partitions that have rows in the head."""
-        found: dict[str, set[str]] = {}
-        for batch in self.table.search().select(["connection", "partition"]).to_batches(16_384):
-            pairs = pa.Table.from_batches([batch]).group_by(["connection", "partition"]).aggregate([]).to_pylist()
-            for pair in pairs:
-                found.setdefault(pair["connection"], set()).add(pair["partition"])
+    def counts(self) -> Counter[tuple[str, str, str]]:
+        """(source type, connection, partition key) -> number of rows."""
+        found: Counter[tuple[str, str, str]] = Counter()
+        columns = ["source", "connection", "partition"]
+        for batch in self.table.search().select(columns).to_batches(16_384):
+            groups = pa.Table.from_batches([batch]).group_by(columns).aggregate([([], "count_all")])
+            for group in groups.to_pylist():
+                found[group["source"], group["connection"], group["partition"]] += group["count_all"]
         return found
 
-    def compare(self, expected: ConnectionState) -> Difference:
-        """What is wrong in the head for a connection; changes nothing."""
+    def compare(self, expected: ConnectionState, *, partitions: Collection[str] | None = None) -> Difference:
+        """What is wrong for a connection, or in some of its partitions (by their keys); changes nothing."""
         difference = Difference(expected.connection)
-        have = self.marks(expected.connection)
+        have = self.marks(expected.connection, partitions)
         for _ in self._changed(expected, have, difference):
             pass
         return difference
 
-    def sync(self, expected: ConnectionState) -> Difference:
-        """Bring a connection's rows in step; returns what had to be changed. One commit, unless very much changed."""
+    def sync(self, expected: ConnectionState, *, partitions: Collection[str] | None = None) -> Difference:
+        """Bring a connection's rows in step, or those of some of its partitions; returns what had to be changed.
+
+        One commit, unless very much changed.
+        """
         difference = Difference(expected.connection)
-        have = self.marks(expected.connection)
+        have = self.marks(expected.connection, partitions)
         kept = {partition.key for partition in expected.kept}  # their rows couldn't be put back
         doubled = [chunk for chunk, (mark, partition) in have.items() if mark == "twice" and partition not in kept]
         if doubled:
@@ -186,7 +220,7 @@ class Index:
         """Create the full-text and scalar indices where they are missing, and take new rows in."""
         from lancedb.index import FTS, Bitmap, BTree, IvfPq
 
-        rows = int(self.table.count_rows())
+        rows = self.rows
         if rows == 0:
             return
         present = {column for each in self.table.list_indices() for column in each.columns}
@@ -213,6 +247,12 @@ def _bare(dimension: int) -> pa.Schema:
 
 def _same_columns(one: pa.Schema, other: pa.Schema) -> bool:
     return bool(one.names == other.names and one.field("vector").type == other.field("vector").type)
+
+
+def tags(storage: Storage) -> dict[str, int]:
+    """Tag -> version of the index; nothing before the first update."""
+    table = storage.index_location.open(TABLE)
+    return {} if table is None else {name: int(each["version"]) for name, each in table.tags.list().items()}
 
 
 def quote(value: str) -> str:

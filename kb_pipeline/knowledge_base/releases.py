@@ -3,6 +3,7 @@
 What belongs here: the records, the tags, the pin. What doesn't: filling the index (``index``), searching (``search``).
 
 ``release-N`` tags never move; ``current`` moves. A rollback pins: nothing is published until the pin is taken off.
+A record without its tag is no release: it was left by a publication that didn't come about.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kb_pipeline import tables
-from kb_pipeline.knowledge_base.index import TABLE
-from kb_pipeline.storage import identity
-from kb_pipeline.storage.table import Storage, write_json
+from kb_pipeline.knowledge_base.candidates import Candidate
+from kb_pipeline.knowledge_base.index import TABLE, tags
+from kb_pipeline.knowledge_base.ingredients import ReleasedPartition, content_fingerprint
+from kb_pipeline.storage.table import Storage, create_json, write_json
 
 if TYPE_CHECKING:
     from kb_pipeline.ledger.leases import Lease
@@ -32,17 +34,6 @@ _NAME = re.compile(r"^release-(\d+)$")
 
 class NoRelease(Exception):
     """There is no such release. The message says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReleasedPartition:
-    """What one partition contributed: fingerprints of its documents (manifest) and of its last stage, number of chunks."""
-
-    type: str
-    connection: str
-    documents: str
-    embeddings: str
-    chunks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +52,12 @@ class ReleaseRecord:
     @property
     def number(self) -> int:
         """N of release-N."""
-        match = _NAME.match(self.name)
-        assert match is not None
-        return int(match[1])
+        return _number(self.name)
 
     @property
     def content(self) -> str:
         """Fingerprint of what the release is made of; equal content need not be published twice."""
         return content_fingerprint(self.model_id, self.partitions)
-
-
-def content_fingerprint(model_id: str, partitions: Mapping[str, ReleasedPartition]) -> str:
-    """Fingerprint of a release's ingredients."""
-    parts = sorted((key, each.documents, each.embeddings) for key, each in partitions.items())
-    return identity.digest("release", model_id, parts)
 
 
 class Releases:
@@ -95,11 +78,8 @@ class Releases:
 
     def all(self) -> list[ReleaseRecord]:
         """Every release, oldest first."""
-        found = []
-        for path in (self._root / "releases").glob("release-*.json"):
-            if _NAME.match(path.stem):
-                found.append(_load(path))
-        return sorted(found, key=lambda record: record.number)
+        found = [self._load(name) for name in tags(self._storage) if _NAME.match(name)]
+        return sorted((record for record in found if record is not None), key=lambda record: record.number)
 
     def get(self, name: str) -> ReleaseRecord:
         """A release by its name, or the current one for "current". Raises NoRelease."""
@@ -108,25 +88,23 @@ class Releases:
             if record is None:
                 raise NoRelease("nothing has been published yet: run `kb run`")
             return record
-        if _NAME.match(name) and self._record_path(name).exists():
-            return _load(self._record_path(name))
-        known = ", ".join(record.name for record in self.all()) or "none"
-        raise NoRelease(f"no release {name!r}; known: {known}")
+        record = self._load(name) if _NAME.match(name) and name in tags(self._storage) else None
+        if record is None:
+            known = ", ".join(each.name for each in self.all()) or "none"
+            raise NoRelease(f"no release {name!r}; known: {known}")
+        return record
 
     def current(self) -> ReleaseRecord | None:
         """The release that readers get by default; None before the first."""
-        table = self._storage.index_location.open(TABLE)
-        if table is None:
+        found = tags(self._storage)
+        if CURRENT not in found:
             return None
-        tags = table.tags.list()
-        if CURRENT not in tags:
-            return None
-        version = tags[CURRENT]["version"]
-        pinned = self.pinned()
         # Releases whose rows are equal share a version; the newest of them is meant, unless a rollback named one.
-        candidates = [record for record in self.all() if record.version == version]
-        named = [record for record in candidates if record.name == pinned]
-        return (named or candidates)[-1] if candidates else None
+        names = [name for name, version in found.items() if version == found[CURRENT] and _NAME.match(name)]
+        pinned = self.pinned()
+        if pinned in names:
+            return self._load(pinned)
+        return self._load(max(names, key=_number)) if names else None
 
     def pinned(self) -> str | None:
         """The release a rollback pinned, if any."""
@@ -135,47 +113,41 @@ class Releases:
         except FileNotFoundError:
             return None
 
-    def publish(
-        self,
-        lease: Lease,
-        version: int,
-        model_id: str,
-        model_name: str,
-        dimension: int,
-        chunks: int,
-        partitions: Mapping[str, ReleasedPartition],
-        manifests: Mapping[str, pa.Table],
-    ) -> ReleaseRecord:
-        """Publish a version of the index. ``manifests`` maps fingerprints to manifest tables. Raises LeaseLost."""
-        for fingerprint, table in manifests.items():
-            self._keep_manifest(fingerprint, table)
+    def publish(self, lease: Lease, candidate: Candidate) -> ReleaseRecord:
+        """Make a candidate the current release. Raises LeaseLost."""
+        if self._strays():
+            lease.commit(lambda _: self.drop_strays())
+        record = self._create_record(candidate)
 
-        def move() -> ReleaseRecord:
+        def move() -> None:
             table = self._storage.index_location.open(TABLE)
-            tags = table.tags.list()
-            taken = [int(match[1]) for match in map(_NAME.match, tags) if match]
-            number = 1 + max([*taken, *(record.number for record in self.all())], default=0)
+            table.tags.create(record.name, record.version)
+            _point(table, record.version)
+
+        lease.commit(lambda _: move())
+        return record
+
+    def _create_record(self, candidate: Candidate) -> ReleaseRecord:
+        """Write the record under the next number. One that is there stays, whoever wrote it: it is not written over."""
+        number = max((_number(name) for name in tags(self._storage) if _NAME.match(name)), default=0)
+        while True:
+            number += 1
             record = ReleaseRecord(
                 f"release-{number}",
-                version,
+                candidate.version,
                 datetime.now(UTC).isoformat(timespec="seconds"),
-                model_id,
-                model_name,
-                dimension,
-                chunks,
-                dict(partitions),
+                candidate.model.id,
+                candidate.model.name,
+                candidate.model.dimension,
+                candidate.chunks,
+                dict(candidate.partitions),
             )
-            table.tags.create(record.name, version)
-            write_json(self._record_path(record.name), asdict(record))
-            _point(table, version)
-            return record
+            if create_json(self._record_path(record.name), asdict(record)):
+                return record
 
-        return lease.commit(lambda _: move())
-
-    def _keep_manifest(self, fingerprint: str, table: pa.Table) -> None:
+    def keep_manifest(self, fingerprint: str, table: pa.Table) -> None:
+        """Keep a partition's manifest under its fingerprint, for the releases that will name it."""
         path = self._manifest_path(fingerprint)
-        if path.exists():
-            return
         with self._storage.stage(path, tables.MANIFEST) as writer:
             for batch in table.to_batches(max_chunksize=16_384):
                 writer.batch(batch)
@@ -184,7 +156,11 @@ class Releases:
 
     def manifest(self, record: ReleaseRecord, partition_key: str) -> pa.Table:
         """The manifest of one partition (``type/key``) as it was in a release, with the columns of tables.MANIFEST."""
-        return pq.read_table(self._manifest_path(record.partitions[partition_key].documents))
+        return self.manifest_of(record.partitions[partition_key].documents)
+
+    def manifest_of(self, fingerprint: str) -> pa.Table:
+        """The manifest kept under a fingerprint. Raises FileNotFoundError."""
+        return pq.read_table(self._manifest_path(fingerprint))
 
     def has_manifest(self, fingerprint: str) -> bool:
         """Whether a manifest with this fingerprint is kept already."""
@@ -215,6 +191,25 @@ class Releases:
             table.tags.delete(record.name)
         self._record_path(record.name).unlink(missing_ok=True)
 
+    def drop_strays(self) -> None:
+        """Drop records without a tag: their numbers are free again. Only while the lease provably holds, or one that is
+        about to get its tag would go."""
+        for path in self._strays():
+            path.unlink(missing_ok=True)
+
+    def _strays(self) -> list[Path]:
+        paths = [path for path in (self._root / "releases").glob("release-*.json") if _NAME.match(path.stem)]
+        tagged = tags(self._storage)  # looked up last: what gets its tag meanwhile is none
+        return [path for path in paths if path.stem not in tagged]
+
+    def _load(self, name: str) -> ReleaseRecord | None:
+        try:
+            raw = json.loads(self._record_path(name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        raw["partitions"] = {key: ReleasedPartition(**value) for key, value in raw["partitions"].items()}
+        return ReleaseRecord(**raw)
+
 
 def _point(table: Any, version: int) -> None:
     if CURRENT in table.tags.list():
@@ -223,7 +218,7 @@ def _point(table: Any, version: int) -> None:
         table.tags.create(CURRENT, version)
 
 
-def _load(path: Path) -> ReleaseRecord:
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    raw["partitions"] = {key: ReleasedPartition(**value) for key, value in raw["partitions"].items()}
-    return ReleaseRecord(**raw)
+def _number(name: str) -> int:
+    match = _NAME.match(name)
+    assert match is not None
+    return int(match[1])

@@ -8,7 +8,7 @@ run in progress, a crash, another model) keeps the rows it had in the index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kb_pipeline import stages, tables
+from kb_pipeline.knowledge_base.ingredients import full_key
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.table import Storage, Table
@@ -73,6 +74,15 @@ def state(storage: Storage, partition: Partition) -> PartitionState | None:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionLayout:
+    """A connection with its partitions by kb.yaml; ``partitions`` is None when it left kb.yaml but isn't retired."""
+
+    type: str
+    name: str
+    partitions: tuple[Partition, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionState:
     """What speaks for one connection: the ``ready`` partitions, and those that keep the rows they have in the index."""
 
@@ -80,56 +90,65 @@ class ConnectionState:
     connection: str
     ready: tuple[PartitionState, ...]
     kept: tuple[Partition, ...]
-    superseded: tuple[Partition, ...]
-    """Partitions of an earlier number of shards that the ready ones replace."""
+
+    def only(self, ready: Collection[PartitionState]) -> ConnectionState:
+        """The same connection with some of its ready partitions alone."""
+        return ConnectionState(self.type, self.connection, tuple(ready), ())
 
 
-def connection_state(
-    storage: Storage,
-    type_: str,
-    connection: str,
-    layout: tuple[Partition, ...] | None,
-    model_id: str,
-    served: Collection[str],
-) -> ConnectionState:
+def connection_state(storage: Storage, layout: ConnectionLayout, model_id: str, served: Collection[str]) -> ConnectionState:
     """Which partitions speak for a connection.
 
-    ``layout`` holds its partitions by kb.yaml, or None for a connection that left kb.yaml but isn't retired. After a
-    change of ``shards`` the old partitions speak until every new one is ready: then all change at once. ``served`` are
-    the keys of partitions that have rows in the index: they tell which layout that is when there are leftovers of others.
+    After a change of ``shards`` the old partitions speak until every new one is ready: then all change at once.
+    ``served`` are the keys of partitions that have rows in the index: they tell which layout that is when there are
+    leftovers of others.
     """
-    layouts = storage.layouts(stages.INDEXED, type_, connection)
+    layouts = storage.layouts(stages.INDEXED, layout.type, layout.name)
     states = {each: state(storage, each) for found in layouts.values() for each in found}
     ready = {each: found for each, found in states.items() if found is not None and found.model_id == model_id}
-    if layout is not None and (all(each in ready for each in layout) or set(layouts) <= {len(layout)}):
-        speaking = layout
-    else:
-        own = len(layout) if layout is not None else 0
-
-        def rank(shards: int) -> tuple[bool, bool, bool, bool, int]:
-            found = layouts[shards]
-            whole = len(found) == shards
-            serves = any(each.key in served for each in found)
-            return serves, whole and all(each in ready for each in found), whole, shards == own, -shards
-
-        best = max(layouts, key=rank, default=own)
-        speaking = layout if layout is not None and best == own else tuple(layouts.get(best, ()))
-    superseded: tuple[Partition, ...] = ()
-    if layout is not None and all(each in ready for each in layout):
-        on_disk = {
-            each
-            for asset in stages.names()
-            for found in storage.layouts(asset, type_, connection).values()
-            for each in found
-        }
-        superseded = tuple(sorted(on_disk - set(layout)))
+    speaking = _speaking(layout.partitions, layouts, ready, served)
     return ConnectionState(
-        type_,
-        connection,
+        layout.type,
+        layout.name,
         tuple(ready[each] for each in speaking if each in ready),
         tuple(each for each in speaking if each not in ready),
-        superseded,
     )
+
+
+def _speaking(
+    wanted: tuple[Partition, ...] | None,
+    layouts: Mapping[int, Sequence[Partition]],
+    ready: Collection[Partition],
+    served: Collection[str],
+) -> Sequence[Partition]:
+    """The partitions of the one layout that speaks: kb.yaml's once it is ready, or of those on disk the best."""
+    if wanted is not None and (all(each in ready for each in wanted) or set(layouts) <= {len(wanted)}):
+        return wanted
+    own = len(wanted) if wanted is not None else 0
+
+    def rank(shards: int) -> tuple[bool, bool, bool, bool, int]:
+        found = layouts[shards]
+        whole = len(found) == shards
+        serves = any(each.key in served for each in found)
+        return serves, whole and all(each in ready for each in found), whole, shards == own, -shards
+
+    best = max(layouts, key=rank, default=own)
+    return wanted if wanted is not None and best == own else layouts.get(best, ())
+
+
+def superseded(storage: Storage, layout: ConnectionLayout, partitions: Collection[str]) -> list[Partition]:
+    """Partitions of an earlier number of shards that ``partitions`` (``type/key``), the ingredients of an index, replace."""
+    wanted = layout.partitions
+    if wanted is None or not all(full_key(each) in partitions for each in wanted):
+        return []
+    on_disk = {
+        each
+        for asset in stages.names()
+        for several in storage.layouts(asset, layout.type, layout.name).values()
+        for each in several
+    }
+    found = sorted(each for each in on_disk if each not in wanted and full_key(each) not in partitions)
+    return found if found and all(state(storage, each) is not None for each in wanted) else []
 
 
 ATTEMPTS = 5

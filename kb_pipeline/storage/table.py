@@ -171,6 +171,23 @@ def write_json(target: Path, value: Any) -> None:
         aside.unlink(missing_ok=True)
 
 
+def create_json(target: Path, value: Any) -> bool:
+    """Write a JSON file whole, unless there is one already: then it stays as it is, and the answer is False."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        with aside.open("x", encoding="utf-8") as handle:
+            json.dump(value, handle, indent=1, sort_keys=True)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.link(aside, target)  # unlike a rename, it replaces nothing
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
+
+
 class TableWriter:
     """Streams rows and batches into a Parquet file, in row groups bounded by bytes."""
 

@@ -61,10 +61,21 @@ class Result:
     def report(self) -> dict[str, Any]:
         """Stdout as the report of ``kb run --json``, after a check of its keys and of the conservation of items."""
         report: dict[str, Any] = self.json
-        assert list(report) == ["orchestration_id", "status", "seconds", "release", "sources", "totals", "errors"]
+        assert list(report) == [
+            "orchestration_id",
+            "status",
+            "seconds",
+            "release",
+            "sources",
+            "totals",
+            "errors",
+            "warnings",
+        ]
         for name, counts in [*report["sources"].items(), ("totals", report["totals"])]:
             assert list(counts) == COUNTS, name
             assert conserved(counts), (name, counts)
+        for warning in report["warnings"]:
+            assert list(warning) == ["source", "message"]
         for error in report["errors"]:
             assert list(error) == ["source", "class", "message"]
         return report

@@ -26,7 +26,6 @@ from kb_pipeline.ingestion import checks
 from kb_pipeline.ingestion.gc import collect
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.knowledge_base.search import Release
-from kb_pipeline.knowledge_base.verify import verify
 from kb_pipeline.sources.base import ItemCorrupt, ItemUnreadable, ItemVanished, ListingFailed
 from kb_pipeline.sources.upload import Upload
 from kb_pipeline.storage import identity
@@ -435,7 +434,7 @@ class Laws(RuleBasedStateMachine):
         known = self.released.setdefault(result.release.name, rows)
         assert known.equals(rows), "a release never changes"
         self.readers = [*self.readers[-2:], (release, rows)]
-        findings = verify(self.world.storage, self.world.chain.layouts())
+        findings = self.world.chain.verify()
         assert [finding.sentence for finding in findings if not finding.passed] == []
 
     def _expect_served(self, connection: str) -> None:

@@ -24,11 +24,16 @@ from kb_pipeline import stages
 from kb_pipeline.chunking.tokenizer import Tokenizer
 from kb_pipeline.embedding import ModelFiles, SentenceTransformerEmbedder, resolve
 from kb_pipeline.embedding.base import Embedder, Vectors
+from kb_pipeline.findings import Finding
 from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.ingestion.work import Orchestration
 from kb_pipeline.ingestion.workspace import Workspace
-from kb_pipeline.knowledge_base.publish import Model, Publication
+from kb_pipeline.knowledge_base import gate
+from kb_pipeline.knowledge_base.ingredients import Model
+from kb_pipeline.knowledge_base.publish import Publication
+from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
 from kb_pipeline.knowledge_base.search import Release
+from kb_pipeline.knowledge_base.update import Update
 from kb_pipeline.settings.load import load
 from kb_pipeline.settings.model import Storage as StorageSettings
 from kb_pipeline.sources.base import Item, ListingFailed, Source
@@ -210,6 +215,26 @@ def orchestration() -> Orchestration:
     return Orchestration(f"o{next(_numbers)}", time.time(), "a test")
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """What one pass over the corpus did: the update of the index, what its checks found, and the publication, if any."""
+
+    index: Update
+    findings: list[Finding]
+    publication: Publication | None
+    release: ReleaseRecord | None
+
+    @property
+    def published(self) -> bool:
+        """Whether there is a new release."""
+        return self.publication is not None and self.publication.published
+
+    @property
+    def faults(self) -> list[str]:
+        """What the checks found wrong."""
+        return [finding.sentence for finding in self.findings if not finding.passed]
+
+
 class World:
     """Sources below ``base`` and the pipeline over them; the embedder is the packaged model unless another is given."""
 
@@ -272,11 +297,16 @@ class World:
         run = run or orchestration()
         return {stage: self.make(stage, partition, run) for stage in stages.names()}
 
-    def publish(self) -> Publication:
-        """Sync the index and publish a release."""
-        return self.chain.publish(orchestration(), self.kb_model)
+    def publish(self, *, everything: bool = False) -> Corpus:
+        """Bring the index in step, put it to its checks, and publish unless one fails: as a run of the job does."""
+        run = orchestration()
+        index = self.chain.index(run, self.kb_model, everything=everything)
+        findings = [self.chain.inspect(check) for check in gate.CHECKS]
+        passed = not any(finding.blocks for finding in findings)
+        publication = self.chain.publish(run) if passed else None
+        return Corpus(index, findings, publication, Releases(self.storage).current())
 
-    def run(self, *connections: str) -> Publication:
+    def run(self, *connections: str) -> Corpus:
         """Ingest every partition, or those of some connections, and publish."""
         run = orchestration()
         for partition in self.partitions():

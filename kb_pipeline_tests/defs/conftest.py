@@ -138,8 +138,8 @@ class Project:
         assert result.success, failure_sentence(result)
 
     def publish(self) -> None:
-        """Publish a release."""
-        result = self.run("corpus/knowledge_base")
+        """Bring the index in step, check it, and publish a release."""
+        result = self.run("corpus/index", "corpus/knowledge_base")
         assert result.success, failure_sentence(result)
 
     def event(self, asset: str, partition: str | None = None) -> dg.AssetMaterialization | None:

@@ -59,10 +59,10 @@ def test_documents_without_chunks_are_found(project: Project) -> None:
 
 
 @pytest.mark.parametrize("damage", ["a row lost", "a row twice"])
-def test_the_index_check_finds_a_damaged_index(project: Project, damage: str) -> None:
+def test_the_nightly_verification_finds_a_damaged_index(project: Project, damage: str) -> None:
     project.chain("local_directory", "handbook")
     project.publish()
-    alone = check("corpus/knowledge_base", "index_equals_tables")
+    alone = check("corpus/knowledge_base", "nothing_drifted")
     assert project.execute(alone).get_asset_check_evaluations()[0].passed
 
     table = lancedb.connect(str(project.root / ".kb/corpus/knowledge_base/index")).open_table("chunks")

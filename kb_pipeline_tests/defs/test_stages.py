@@ -96,7 +96,7 @@ def test_it_is_an_asset_with_its_check_in_the_chain_job(project: Project) -> Non
     assert node.pools == {"local_directory"}
     assert node.code_version == "11"
     assert node.description == "What was said, louder."
-    corpus = graph.get(dg.AssetKey(["corpus", "knowledge_base"]))
+    corpus = graph.get(dg.AssetKey(["corpus", "index"]))
     assert dg.AssetKey(["local_directory", "shouts"]) in corpus.parent_keys
     job = project.definitions.resolve_job_def("local_directory_chain")
     assert dg.AssetKey(["local_directory", "shouts"]) in job.asset_layer.executable_asset_keys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
@@ -12,9 +13,9 @@ import pytest
 from kb_pipeline.embedding.vector_store import VectorStore
 from kb_pipeline.ingestion import gc
 from kb_pipeline.ingestion.gc import collect
-from kb_pipeline.knowledge_base.index import TABLE
+from kb_pipeline.knowledge_base.candidates import Candidates, is_candidate_tag
+from kb_pipeline.knowledge_base.index import TABLE, Index
 from kb_pipeline.knowledge_base.releases import NoRelease, Releases
-from kb_pipeline.knowledge_base.verify import verify
 from kb_pipeline.ledger.errors import LeaseHeld
 from kb_pipeline_tests.acceptance.world import CountingEmbedder, WordEmbedder, World
 
@@ -85,7 +86,7 @@ def test_old_releases_go_and_the_kept_ones_can_be_read_and_searched(world: World
     for record in Releases(world.storage).all():
         for key in record.partitions:
             assert Releases(world.storage).manifest(record, key).num_rows <= 1
-    assert all(finding.passed for finding in verify(world.storage, world.chain.layouts()))
+    assert all(finding.passed for finding in world.chain.verify())
 
 
 def test_versions_before_the_oldest_kept_release_are_freed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,12 +143,34 @@ def test_what_gone_processes_had_staged_goes_and_what_lives_stays(world: World) 
     assert [path.name for path in staging.iterdir()] == [f"alpha-{os.getpid()}-0123456789ab.parquet"]
 
 
-def test_a_crash_between_a_tag_and_its_record_leaves_nothing_behind(world: World) -> None:
+def test_a_publication_that_did_not_come_about_leaves_nothing_behind(world: World) -> None:
     world.run()
     table = world.storage.index_location.open(TABLE)
     table.tags.create("release-9", table.version)
+    records = world.storage.knowledge_base_path / "releases"
+    shutil.copy(records / "release-1.json", records / "release-7.json")
+    assert releases(world) == ["release-1"], "neither a record nor a tag alone is a release"
     collect(world.workspace, keep=1)
-    assert set(world.storage.index_location.open(TABLE).tags.list()) == {"release-1", "current"}
+    tags = world.storage.index_location.open(TABLE).tags.list()
+    assert {name for name in tags if not is_candidate_tag(name)} == {"release-1", "current"}
+    assert [path.name for path in records.iterdir()] == ["release-1.json"]
+
+
+def test_a_candidate_that_waits_is_kept_with_its_manifests(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(world, 2)
+    rollback(world, "release-1")
+    world.write("alpha", "a.md", "after")
+    assert not world.run().published
+    monkeypatch.setattr(gc, "MARGIN", timedelta(seconds=0.2))
+    collect(world.workspace, keep=1)
+    candidate = Candidates(world.storage).last()
+    assert candidate is not None
+    assert Index.at(world.storage, candidate.model.dimension, candidate.version).rows == 3
+    for entry in candidate.partitions.values():
+        assert Releases(world.storage).manifest_of(entry.documents).num_rows == entry.chunks
+    Releases(world.storage).unpin()
+    assert world.publish().published
+    assert "after" in {row["text"] for row in world.rows()}
 
 
 def test_a_partition_that_is_being_embedded_is_not_collected_under_its_writer(

@@ -12,7 +12,6 @@ import pytest
 
 from kb_pipeline.ingestion import checks
 from kb_pipeline.knowledge_base.index import TABLE
-from kb_pipeline.knowledge_base.verify import verify
 from kb_pipeline_tests.acceptance.world import World
 
 
@@ -75,13 +74,13 @@ def test_drift_is_reported_then_healed_and_no_reader_ever_saw_it(world: World, d
     world.run()
     before = world.release().to_arrow()
     drift(world)
-    findings = verify(world.storage, world.chain.layouts())
-    assert [finding.passed for finding in findings] == [True, False]
-    assert findings[1].examples
+    findings = world.chain.verify()
+    assert [finding.passed for finding in findings] == [True, True, False]
+    assert findings[2].examples
     assert world.release().to_arrow().equals(before)
     result = world.publish()
     assert result.faults == []
-    assert all(finding.passed for finding in verify(world.storage, world.chain.layouts()))
+    assert all(finding.passed for finding in world.chain.verify())
     assert world.release().to_arrow().equals(before)
     assert head(world).count_rows() == before.num_rows
 
@@ -90,7 +89,7 @@ def test_drift_is_healed_under_a_new_release(world: World) -> None:
     world.run()
     delete_a_row(world)
     result = world.publish()
-    assert (result.published, result.changed_rows) == (True, 1)
+    assert (result.published, result.index.changed_rows) == (True, 1)
     assert not world.publish().published
 
 
@@ -98,7 +97,7 @@ def test_verification_names_the_row_that_is_gone(world: World) -> None:
     world.run()
     chunk = row_of(world, "alpha")["chunk_id"]
     delete_a_row(world)
-    _, finding = verify(world.storage, world.chain.layouts())
+    _, _, finding = world.chain.verify()
     assert finding.examples == (chunk,)
     assert "alpha: 1 rows missing, 0 differ, 0 too many" in finding.sentence
 
@@ -107,7 +106,7 @@ def test_verification_changes_nothing(world: World) -> None:
     world.run()
     delete_a_row(world)
     version = head(world).version
-    verify(world.storage, world.chain.layouts())
+    world.chain.verify()
     assert head(world).version == version
 
 

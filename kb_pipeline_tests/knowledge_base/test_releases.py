@@ -13,7 +13,6 @@ from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import NoRelease, ReleaseRecord, Releases
 from kb_pipeline.knowledge_base.search import Release
-from kb_pipeline.knowledge_base.verify import verify
 from kb_pipeline.sources.base import ListingFailed
 from kb_pipeline_tests.acceptance.world import CountingEmbedder, WordEmbedder, World
 
@@ -28,7 +27,7 @@ def rollback(world: World, name: str) -> ReleaseRecord:
 
 
 def passes(world: World) -> bool:
-    return all(finding.passed for finding in verify(world.storage, world.chain.layouts()))
+    return all(finding.passed for finding in world.chain.verify())
 
 
 def test_nothing_to_publish_publishes_nothing(world: World) -> None:
@@ -42,7 +41,7 @@ def test_nothing_to_publish_publishes_nothing(world: World) -> None:
 def test_an_unchanged_world_is_published_once(world: World) -> None:
     assert world.run().published
     again = world.run()
-    assert (again.published, again.changed_rows, again.removed_rows) == (False, 0, 0)
+    assert (again.published, again.index.changed_rows, again.index.removed_rows) == (False, 0, 0)
     assert [record.name for record in Releases(world.storage).all()] == ["release-1"]
 
 
@@ -93,14 +92,14 @@ def test_a_rollback_pins_until_it_is_taken_off_and_then_publishes(world: World) 
     assert texts(world) == first
     world.write("alpha", "a.md", "islands float")
     result = world.run()
-    assert (result.published, result.pinned) == (False, "release-1")
+    assert (result.published, Releases(world.storage).pinned()) == (False, "release-1")
     assert texts(world) == first
     assert world.release().record.name == "release-1"
     assert passes(world)
     assert Releases(world.storage).unpin() == "release-1"
     assert texts(world) == first, "until the next run"
     result = world.publish()
-    assert (result.published, result.pinned) == (True, None)
+    assert (result.published, Releases(world.storage).pinned()) == (True, None)
     assert result.release is not None
     assert result.release.name == "release-3"
     assert "islands float" in texts(world)
@@ -306,7 +305,7 @@ def test_a_change_of_model_waits_for_every_partition_and_then_switches_in_one_st
     while waiting:
         result = world.publish()
         assert not result.published
-        assert sorted(result.waiting) == sorted(f"{each.type}/{each.key}" for each in waiting)
+        assert sorted(result.index.waiting) == sorted(f"{each.type}/{each.key}" for each in waiting)
         assert world.release().record.model_id == old.id
         assert passes(world)
         world.ingest(waiting.pop())
