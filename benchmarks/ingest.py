@@ -89,9 +89,9 @@ class Kb:
 
     def _index(self) -> Any:
         from kb_pipeline.knowledge_base.index import TABLE
-        from kb_pipeline.storage.table import Storage
+        from kb_pipeline.storage.storage import Storage
 
-        return Storage(self._project.storage).index_location.open(TABLE)
+        return Storage.of_folder(self._project.storage).index_location.open(TABLE)
 
 
 class Peer:

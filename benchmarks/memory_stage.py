@@ -22,7 +22,6 @@ from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.ingestion.work import Orchestration
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.settings.load import load
-from kb_pipeline.storage.table import Table
 from kb_pipeline.tables import values
 
 _SAMPLE_SECONDS = 0.02
@@ -69,7 +68,7 @@ def main() -> None:
     begin = time.perf_counter()
     with _Children() as children:
         staged = chain.make(stages.get(stage), partition, orchestration)
-    with Table(workspace.storage.table_path("documents", partition)) as documents:
+    with workspace.storage.require("documents", partition) as documents:
         statuses = values(documents.read(["status"])["status"].unique())
     answer = {
         "status": ", ".join(statuses),

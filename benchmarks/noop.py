@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import results
 from benchmarks.processes import KbProject, Measurement
 from kb_pipeline.ingestion import listing
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 from kb_pipeline_tests.acceptance.project import install_connectors
 
 DISTINCT = 2_000
@@ -75,7 +75,7 @@ class Notes:
 
     def listing_seconds(self) -> float:
         """What the listing of the last run took, by that run's own record."""
-        info = listing.latest(Storage(self._project.storage), "journalled", "notes")
+        info = listing.latest(Storage.of_folder(self._project.storage), "journalled", "notes")
         if info is None:
             raise RuntimeError("the run recorded no listing")
         return info.finished_at - info.started_at

@@ -33,7 +33,7 @@ from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.knowledge_base.search import Release
 from kb_pipeline.orchestrator import Options, Orchestrator
 from kb_pipeline.settings.load import load
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 CHANGE_SECONDS = 300.0
 """How long a change is waited for."""
@@ -91,7 +91,7 @@ class Current:
     """Looks whether the current release holds exactly the documents; reads a release once."""
 
     def __init__(self, storage: Path) -> None:
-        self._storage = Storage(storage)
+        self._storage = Storage.of_folder(storage)
         self._seen: str | None = None
         self._texts: dict[str, str] = {}
 

@@ -22,13 +22,12 @@ from kb_pipeline.embedding.base import Vectors
 from kb_pipeline.ingestion import chunks, documents
 from kb_pipeline.ingestion.parsers import parsers
 from kb_pipeline.ingestion.workspace import Workspace
-from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.settings.load import load
 from kb_pipeline.settings.model import Settings
 from kb_pipeline.sources.base import Item, ItemUnreadable, ItemVanished, SourceConfig
 from kb_pipeline.sources.names import escape
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage, Table
+from kb_pipeline.storage.storage import Storage
 
 _PARTITION = Partition("batch", "batch")
 
@@ -76,8 +75,8 @@ def process_batch(
     workspace = Workspace(settings.with_profile(profile))
     files = _Files(paths)
     with TemporaryDirectory(prefix="kb-batch-") as folder:
-        storage = Storage(Path(folder))
-        with Ledger.of_file(storage.ledger_path) as ledger, ledger.leases.acquire("batch", "a batch") as lease:
+        storage = Storage.of_folder(Path(folder))
+        with storage.ledger as ledger, ledger.leases.acquire("batch", "a batch") as lease:
             staged = documents.update(
                 storage,
                 _PARTITION,
@@ -96,11 +95,11 @@ def process_batch(
                 workspace.chunkers,
                 on_progress=lambda done, total, size=None: report("chunks", done, total),
             ).publish(lease)
-        with (
-            Table(storage.table_path("documents", _PARTITION)) as documents_table,
-            Table(storage.table_path("chunks", _PARTITION)) as chunks_table,
-        ):
-            found, cut = files.in_order(documents_table.read(), chunks_table.read())
+            with (
+                storage.require("documents", _PARTITION) as documents_table,
+                storage.require("chunks", _PARTITION) as chunks_table,
+            ):
+                found, cut = files.in_order(documents_table.read(), chunks_table.read())
     vectors = _embed(cut, workspace, report)
     return Batch(found, cut, vectors, staged.counts, workspace.embedder.model_id)
 

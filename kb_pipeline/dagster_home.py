@@ -53,7 +53,7 @@ def is_marked(text: str) -> bool:
 
 
 def _below_storage(settings: Settings) -> Path:
-    return settings.storage_root / "dagster"
+    return settings.local_root / "dagster"
 
 
 def _digest(text: str) -> str:

@@ -79,7 +79,7 @@ def instance(settings: Settings, say: Callable[[str], None]) -> dg.DagsterInstan
     own = is_own(settings)
     home = install(settings, say)
     # Dagster makes its SQLite tables when it first opens them, and fails when two processes do so at once.
-    with _one_at_a_time(home if own else settings.storage_root):
+    with _one_at_a_time(home if own else settings.local_root):
         # In memory, so that no file of an instance that isn't ours is read in another version or written.
         found = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_IN_PROCESS))
         limits = {pool.name: pool.limit for pool in found.event_log_storage.get_pool_limits()}

@@ -289,7 +289,7 @@ class Orchestrator:
                 # a new model's release would wait for it, and one dead connection would hold up all the others.
                 source = stages.first()
                 unreachable = source in group and source.name not in made
-                stored = self._workspace.storage.table_path(source.name, partition).exists()
+                stored = self._workspace.storage.pointer(source.name, partition) is not None
                 rest = [tuple(each for each in members if each != source) for members in (group, *groups)]
                 groups = [each for each in rest if each] if unreachable and stored else []
         return made, first

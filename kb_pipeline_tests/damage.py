@@ -8,6 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.storage import Storage
+from kb_pipeline_tests import current
+
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     """Replace the rows of a Parquet table."""
@@ -22,4 +26,5 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
 def double(root: Path, partition: str) -> None:
     """Have every chunk of ``local_directory`` partition twice, with its vector."""
     for asset in ("chunks", "embeddings"):
-        rewrite(root / "local_directory" / asset / f"{partition}.parquet", lambda table: pa.concat_tables([table, table]))
+        path = current.path(Storage.of_folder(root), asset, Partition("local_directory", partition))
+        rewrite(path, lambda table: pa.concat_tables([table, table]))

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from tempfile import TemporaryDirectory
 
 import sqlalchemy
@@ -47,6 +48,11 @@ class S3Server:
         name = f"bucket-{next(self._numbers)}"
         self.client().create_bucket(Bucket=name)
         return name
+
+    @cached_property
+    def shared_bucket(self) -> str:
+        """The name of a bucket for all who keep to prefixes of their own."""
+        return self.make_bucket()
 
     def location(self, prefix: str = "kb", bucket: str | None = None) -> S3Location:
         """A place in a new bucket, or in a bucket given."""

@@ -16,7 +16,7 @@ from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.knowledge_base.search import Release
 from kb_pipeline.orchestrator import Options, Orchestrator, Report
 from kb_pipeline.settings.load import load
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 from kb_pipeline.tables import values
 from kb_pipeline_tests.damage import double
 from kb_pipeline_tests.defs.conftest import HashEmbedder
@@ -47,7 +47,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_a_change_of_model_does_not_wait_for_a_dead_connection(project: Path) -> None:
-    storage = Storage(project / ".kb")
+    storage = Storage.of_folder(project / ".kb")
     with dg.DagsterInstance.ephemeral() as instance:
         before = orchestrate(project, instance, HashEmbedder())
         assert before.errors == []
@@ -70,7 +70,7 @@ def test_damage_keeps_the_old_release_and_the_report_says_what_failed(project: P
         assert orchestrate(project, instance, HashEmbedder()).release == "release-1"
         # A row is gone from the index, and the table it must come back from holds it twice.
         storage.index_location.open(TABLE).delete("connection = 'north'")
-        double(storage.root, "north")
+        double(storage.local, "north")
         report = orchestrate(project, instance, HashEmbedder())
     assert (report.status, report.release) == ("failed", "release-1")
     (fault,) = report.errors

@@ -36,7 +36,7 @@ from kb_pipeline.sources.registry import source_types, version
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition, parse_key
-from kb_pipeline.storage.table import Staged
+from kb_pipeline.storage.storage import Staged
 
 _DATA_VERSION_TAG = "dagster/data_version"
 
@@ -55,7 +55,7 @@ def _inventory(type_: str, workspace: Workspace) -> dg.AssetsDefinition:
         group_name=type_,
         kinds={"parquet"},
         description=f"Lists every {type_} connection, concurrently; one that fails doesn't stop the others.",
-        metadata=metadata.of_definition(tables.LISTING, workspace.storage.root / type_ / stages.INVENTORY, *code),
+        metadata=metadata.of_definition(tables.LISTING, workspace.storage.files.uri(f"{type_}/{stages.INVENTORY}"), *code),
         owners=workspace.settings.owners,
         code_version=version(connector) if connector is not None else None,
         output_required=False,
@@ -114,7 +114,7 @@ def _stage(type_: str, stage: Stage, workspace: Workspace) -> dg.AssetsDefinitio
         retry_policy=RETRY_POLICY if stage.retried else None,
         required_resource_keys=resources,
         description=stage.description,
-        metadata=metadata.of_definition(stage.schema(1), workspace.storage.root / type_ / stage.name, stage.run),
+        metadata=metadata.of_definition(stage.schema(1), workspace.storage.files.uri(f"{type_}/{stage.name}"), stage.run),
         owners=workspace.settings.owners,
         code_version=stages.load(stage.version)(workspace),
     )
@@ -177,7 +177,8 @@ def _observer(context: dg.AssetExecutionContext, partition: Partition) -> OnList
 
 def _numbers(staged: Staged, preview_columns: Sequence[str]) -> dict[str, Any]:
     """What a stage counted, and what its table shows."""
-    return {**staged.counts, **metadata.of_table(staged.target, preview_columns)}
+    with staged.open() as table:
+        return {**staged.counts, **metadata.of_table(table, preview_columns)}
 
 
 def _advice(what: str, failed: Iterable[str], published: Set[str]) -> str:

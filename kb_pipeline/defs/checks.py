@@ -16,7 +16,7 @@ from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.knowledge_base import gate
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition, parse_key
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 _SEVERITIES = {Severity.ERROR: dg.AssetCheckSeverity.ERROR, Severity.WARNING: dg.AssetCheckSeverity.WARN}
 
@@ -53,7 +53,7 @@ def _partition_check(type_: str, stage: Stage, check: Check) -> dg.AssetChecksDe
 def _lacks(storage: Storage, partition: Partition, stage: Stage) -> str | None:
     """The first of the tables that the check of a stage compares which was never made: its own and its upstream's."""
     for each in stages.STAGES:
-        if each.name in (stage.upstream, stage.name) and not storage.table_path(each.name, partition).exists():
+        if each.name in (stage.upstream, stage.name) and storage.pointer(each.name, partition) is None:
             return each.name
     return None
 

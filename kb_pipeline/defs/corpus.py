@@ -43,7 +43,7 @@ def _index(types: Sequence[str], workspace: Workspace) -> dg.AssetsDefinition:
         description="The searchable index of all connections. What it holds is a candidate until its checks let it become "
         "a release.",
         metadata=metadata.of_definition(
-            tables.index(1), workspace.storage.knowledge_base_path / "index", "kb_pipeline.knowledge_base.update:update"
+            tables.index(1), workspace.storage.index_location.uri, "kb_pipeline.knowledge_base.update:update"
         ),
         owners=workspace.settings.owners,
         code_version=identity.digest(tables.describe(tables.index(1)))[:8],
@@ -85,7 +85,7 @@ def _knowledge_base(workspace: Workspace) -> dg.AssetsDefinition:
         description="The release that readers see: the last candidate of corpus/index that passed its checks. Moves a tag, "
         "and nothing else.",
         metadata=metadata.of_definition(
-            tables.index(1), workspace.storage.knowledge_base_path / "index", "kb_pipeline.knowledge_base.publish:publish"
+            tables.index(1), workspace.storage.index_location.uri, "kb_pipeline.knowledge_base.publish:publish"
         ),
         owners=workspace.settings.owners,
         freshness_policy=dg.FreshnessPolicy.time_window(

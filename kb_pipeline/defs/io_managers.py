@@ -8,21 +8,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kb_pipeline.storage.partitions import parse_key
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage, file_of
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.pointers import Pointer
 
 
 class PartitionTables(dg.IOManager):
     """Loads ``<type>/<stage>``, and stores nothing.
 
     As a ``pyarrow.Table`` or ``pandas.DataFrame`` with the rows of all partitions asked for when the parameter is so
-    annotated, otherwise as a mapping from key to file path.
+    annotated, otherwise as a mapping from key to the path of the file, or to its address when the storage is a bucket.
 
     Partitions that were never published are left out of a range, and are an error when asked for alone.
     """
@@ -41,20 +43,27 @@ class PartitionTables(dg.IOManager):
         """The published tables of the partitions asked for."""
         type_, asset = context.asset_key.path
         keys = context.asset_partition_keys
-        paths = {key: self._storage.table_path(asset, parse_key(type_, key)) for key in keys}
-        found = {key: path for key, path in paths.items() if path.exists()}
+        pointers = {key: self._storage.pointer(asset, parse_key(type_, key)) for key in keys}
+        found = {key: pointer for key, pointer in pointers.items() if pointer is not None}
         if not found:
             raise FileNotFoundError(
-                f"{type_}/{asset} was never materialized for {', '.join(sorted(paths))}: "
-                f"run `kb materialize {type_}/{asset} --partition {min(paths)}`"
+                f"{type_}/{asset} was never materialized for {', '.join(sorted(pointers))}: "
+                f"run `kb materialize {type_}/{asset} --partition {min(pointers)}`"
             )
-        return _as(context.dagster_type.typing_type, found)
+        return self._as(context.dagster_type.typing_type, found)
 
+    def _as(self, wanted: object, pointers: Mapping[str, Pointer]) -> Any:
+        # Who asks for a data frame has imported pandas; importing it here would make every start of a run slower.
+        frame = getattr(sys.modules.get("pandas"), "DataFrame", None)
+        if wanted is not pa.Table and (frame is None or wanted is not frame):
+            return {key: self._place(pointer) for key, pointer in pointers.items()}
+        tables = []
+        for _, pointer in sorted(pointers.items()):
+            with self._storage.table(pointer) as table:
+                tables.append(table.read())
+        rows = pa.concat_tables(tables)
+        return rows if wanted is pa.Table else rows.to_pandas()
 
-def _as(wanted: object, paths: Mapping[str, Path]) -> Any:
-    # Who asks for a data frame has imported pandas; importing it here would make every start of a run slower.
-    frame = getattr(sys.modules.get("pandas"), "DataFrame", None)
-    if wanted is not pa.Table and (frame is None or wanted is not frame):
-        return dict(paths)
-    table = pa.concat_tables([pq.read_table(path) for _, path in sorted(paths.items())])
-    return table if wanted is pa.Table else table.to_pandas()
+    def _place(self, pointer: Pointer) -> Path | str:
+        uri = self._storage.files.uri(file_of(pointer))
+        return uri if "://" in uri else Path(uri)

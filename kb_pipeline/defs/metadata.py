@@ -13,9 +13,9 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kb_pipeline import tables
+from kb_pipeline.storage.table import Table
 
 COLUMNS = "dagster/column_schema"
 URI = "dagster/uri"
@@ -26,20 +26,22 @@ _PREVIEW_ROWS = 5
 _PREVIEW_CHARACTERS = 80
 
 
-def of_definition(schema: pa.Schema, folder: Path, *code: str) -> dict[str, Any]:
-    """Metadata of an asset's definition: columns, the folder of its tables, and the code (``module:name``) that makes it."""
+def of_definition(schema: pa.Schema, place: str, *code: str) -> dict[str, Any]:
+    """Metadata of an asset's definition: columns, where its tables lie, and the code (``module:name``) that makes it."""
     found: list[Any] = [reference for each in code if (reference := code_reference(each)) is not None]
-    metadata: dict[str, Any] = {COLUMNS: column_schema(schema), URI: folder.as_uri()}
+    metadata: dict[str, Any] = {COLUMNS: column_schema(schema), URI: _address(place)}
     return metadata | ({CODE: dg.CodeReferencesMetadataValue(code_references=found)} if found else {})
 
 
-def of_table(path: Path, columns: Sequence[str]) -> dict[str, Any]:
-    """Metadata of a published Parquet table: where it lies, how many rows it has, and the first of them."""
-    with pq.ParquetFile(path) as file:
-        rows = file.metadata.num_rows
-        first = next(file.iter_batches(batch_size=_PREVIEW_ROWS, columns=list(columns)), None)
+def of_table(table: Table, columns: Sequence[str]) -> dict[str, Any]:
+    """Metadata of a published table: where it lies, how many rows it has, and the first of them."""
+    first = next(table.batches(list(columns), rows=_PREVIEW_ROWS), None)
     text = preview([] if first is None else first.to_pylist(), columns)
-    return {ROWS: rows, URI: path.as_uri(), "preview": dg.MetadataValue.md(text)}
+    return {ROWS: table.num_rows, URI: _address(table.address), "preview": dg.MetadataValue.md(text)}
+
+
+def _address(place: str) -> str:
+    return place if "://" in place else Path(place).absolute().as_uri()
 
 
 def column_schema(schema: pa.Schema) -> dg.TableSchema:

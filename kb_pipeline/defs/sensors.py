@@ -9,7 +9,6 @@ partitions that are missing or failing don't hold it up.
 import json
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 import dagster as dg
@@ -25,7 +24,6 @@ from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.sources.base import Item, SourceConfig
 from kb_pipeline.storage import identity
-from kb_pipeline.storage.table import Table
 
 TICK_SECONDS = 20.0
 """A tick's budget; Dagster itself gives up after 60."""
@@ -249,19 +247,13 @@ def _failed(instance: dg.DagsterInstance, fingerprint: str) -> bool:
 
 
 def _corpus(chain: Chain) -> tuple[str, float | None]:
-    """A digest of what every partition would bring into a release, and when the last of it came. Reads footers only.
+    """A digest of what every partition would bring into a release, and when the last of it came. Opens no table.
 
     The fingerprint of the last stage covers those before it. A chain under way replaces its table last, so that the
     digest changes once, when the partition is complete. Seconds since the epoch; None while there is no partition.
     """
-    storage, found, newest, last = chain.workspace.storage, [], None, stages.last().name
-    for partition in storage.partitions(last):
-        path = storage.table_path(last, partition)
-        table = Table.open(path)
-        if table is None:
-            continue  # retired since it was listed
-        with table:
-            found.append((partition.type, partition.key, table.fingerprint))
-        with suppress(FileNotFoundError):
-            newest = max(newest or 0.0, path.stat().st_mtime)
+    last = f"/{stages.last().name}"
+    pointers = [each for each in chain.workspace.ledger.pointers.all() if each.asset.endswith(last)]
+    found = [(each.asset.removesuffix(last), each.partition, each.fingerprint) for each in pointers]
+    newest = max((each.published_at for each in pointers), default=None)
     return identity.digest(sorted(found), sorted(chain.workspace.ledger.retirements.all())), newest

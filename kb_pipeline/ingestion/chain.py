@@ -26,7 +26,7 @@ from kb_pipeline.ledger.leases import Lease
 from kb_pipeline.monitoring.progress import OnProgress, Progress, Silent
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Staged
+from kb_pipeline.storage.storage import Staged
 
 LEASE_WAIT = 60.0
 """Seconds to wait for another writer of the same partition before giving up and naming it."""
@@ -58,7 +58,6 @@ class Chain:
 
         info = listing.take(
             self.workspace.storage,
-            self.workspace.ledger.leases,
             config.type,
             connection,
             self.workspace.source(connection),
@@ -130,7 +129,8 @@ class Chain:
                 for layout in self.layouts():
                     for partition in snapshot.superseded(storage, layout, result.candidate.partitions):
                         for asset in reversed(stages.names()):
-                            storage.table_path(asset, partition).unlink(missing_ok=True)
+                            storage.drop(lease, asset, partition)
+        storage.remove_superseded()
         return result
 
     def verify(self) -> list[Finding]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from kb_pipeline.findings import Finding
 from kb_pipeline.ingestion import listing
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage, Table
+from kb_pipeline.storage.storage import Storage
 from kb_pipeline.tables import values
 
 
@@ -23,7 +23,7 @@ def conservation(storage: Storage, partition: Partition) -> Finding:
 
     So has everything found inside an item, as many as its parser found.
     """
-    with Table(storage.table_path("documents", partition)) as documents:
+    with storage.require("documents", partition) as documents:
         rows = documents.read(["key", "within", "parent", "holds"])
     keys = values(rows.filter(pc.is_null(rows["within"]))["key"])
     info, items = listing.read(storage, partition)
@@ -69,8 +69,8 @@ def _inside(partition: Partition, rows: pa.Table, listed: int) -> Finding:
 def every_document_chunked(storage: Storage, partition: Partition) -> Finding:
     """Every document with text has chunks, and no chunk is left of a document that isn't there."""
     with (
-        Table(storage.table_path("documents", partition)) as documents,
-        Table(storage.table_path("chunks", partition)) as chunks,
+        storage.require("documents", partition) as documents,
+        storage.require("chunks", partition) as chunks,
     ):
         chunked = set(values(chunks.read(["document_hash"]).column(0)))
         with_text: set[str] = set()

@@ -21,7 +21,7 @@ from kb_pipeline.monitoring.progress import OnProgress
 from kb_pipeline.parsing.document import Block, BlockKind, Document
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Staged, Storage, Table
+from kb_pipeline.storage.storage import Staged, Storage
 
 
 def recipe(tokenizer: Tokenizer, chunkers: Chunkers, media_type: str) -> str:
@@ -66,27 +66,22 @@ def update(
     Cut anew are documents that changed, and those of media types whose recipe did.
     Raises FileNotFoundError when the partition has no documents yet.
     """
-    target = storage.table_path("chunks", partition)
-    with Table(storage.table_path("documents", partition)) as documents:
+    standing = _standing(storage, partition, tokenizer, chunkers)
+    if standing is not None:
+        on_progress(standing.counts["chunks"], standing.counts["chunks"])
+        return standing
+    with storage.require("documents", partition) as documents:
         media_types = tables.values(pc.unique(documents.read(["media_type"]).column(0).drop_null()))
         recipes = {each: recipe(tokenizer, chunkers, each) for each in sorted(media_types)}
         made_with = json.dumps(recipes)
-        previous = Table.open(target)
-        before = _recipes(previous)
+        previous = storage.open("chunks", partition)
+        before = _recipes(previous.pointer.recipe) if previous is not None else {}
         same = pa.array([each for each, made in recipes.items() if before.get(each) == made], pa.string())
         if previous is not None and not len(same):
             previous.close()
             previous = None
-        if (
-            previous is not None
-            and before == recipes
-            and previous.annotation(tables.SOURCE_FINGERPRINT) == documents.fingerprint
-        ):
-            with previous:
-                on_progress(documents.num_rows, documents.num_rows)
-                return Staged(target, None, previous.fingerprint, {"chunks": previous.num_rows})
         hashes: list[str] = []
-        with storage.stage(target, tables.CHUNKS) as writer:
+        with storage.write(partition.key, tables.CHUNKS) as writer:
             wanted = documents.read(["document_hash"]).column(0).drop_null().combine_chunks()
             reused: set[str] = set()
             if previous is not None:
@@ -109,22 +104,25 @@ def update(
                 done += batch.num_rows
                 on_progress(done, documents.num_rows)
             fingerprint = identity.table_fingerprint(hashes, documents.fingerprint, made_with)
-            writer.annotate(
-                {
-                    tables.FINGERPRINT: fingerprint,
-                    tables.SOURCE_FINGERPRINT: documents.fingerprint,
-                    tables.RECIPE: made_with,
-                }
-            )
-    return Staged(target, writer.path, fingerprint, {"chunks": len(hashes)})
+            writer.describe(fingerprint, documents.fingerprint)
+    return storage.staged("chunks", partition, writer, {"chunks": len(hashes)}, recipe=made_with)
 
 
-def _recipes(table: Table | None) -> dict[str, str]:
+def _standing(storage: Storage, partition: Partition, tokenizer: Tokenizer, chunkers: Chunkers) -> Staged | None:
+    """The current table, when it was made from the current documents and every media type among them is cut as it was."""
+    documents, chunks = storage.pointer("documents", partition), storage.current("chunks", partition)
+    if documents is None or chunks is None or chunks.link != documents.fingerprint:
+        return None
+    # The same documents, and so the same media types.
+    if json.dumps({each: recipe(tokenizer, chunkers, each) for each in sorted(_recipes(chunks.recipe))}) != chunks.recipe:
+        return None
+    return Staged(storage, chunks, None, {"chunks": chunks.rows})
+
+
+def _recipes(made_with: str) -> dict[str, str]:
     """Media type -> recipe its chunks were made with; empty for what another version wrote."""
-    if table is None:
-        return {}
     try:
-        found = json.loads(table.annotation(tables.RECIPE))
+        found = json.loads(made_with)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

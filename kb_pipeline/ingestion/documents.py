@@ -11,7 +11,6 @@ reason keeps its last good version, one that fails for its content loses it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,7 +30,8 @@ from kb_pipeline.sources.base import Item, Source
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Staged, Storage, Table
+from kb_pipeline.storage.storage import Staged, Storage
+from kb_pipeline.storage.table import Table
 
 
 def version(workspace: Workspace) -> str:
@@ -85,8 +85,7 @@ def update(
 
     Reads no item whose version and outcome stand. Raises OSError when the storage can't be written.
     """
-    target = storage.table_path("documents", partition)
-    previous = _open(target)
+    previous = _open(storage, partition)
     origins = [previous] if previous is not None else _siblings(storage, partition)
     try:
         rows = [row for table in origins for row in _manifest(table) if partition.holds(row.within or row.key)]
@@ -99,17 +98,18 @@ def update(
             counts = Counts(listed=len(rows))
             for row in rows:
                 counts.add(row.status, fetched=False)
-            return Staged(target, None, previous.fingerprint, counts.as_dict())
-        with storage.stage(target, tables.DOCUMENTS) as writer:
+            return Staged(storage, previous.pointer, None, counts.as_dict())
+        with storage.write(partition.key, tables.DOCUMENTS) as writer:
             draft = Draft(writer, partition, source, parse, limits, processors, inside)
             draft.make(steps, on_progress)
             for table in origins:
                 draft.carry_over(table)
             draft.check()
             draft.counts.deleted = sum(row.status is not Status.EXCLUDED for row in rows if draft.is_gone(row))
-            made = identity.table_fingerprint(draft.fingerprints, partition.type, partition.connection)
-            writer.annotate({tables.FINGERPRINT: made})
-        return Staged(target, writer.path, made, draft.counts.as_dict())
+            # The columns too: a table that another version wrote is another table.
+            context = (partition.type, partition.connection, tables.DOCUMENTS.names)
+            writer.describe(identity.table_fingerprint(draft.fingerprints, *context))
+        return storage.staged("documents", partition, writer, draft.counts.as_dict())
     finally:
         for table in origins:
             table.close()
@@ -120,8 +120,7 @@ def standing(storage: Storage, partition: Partition, listed: pa.Table, limits: L
 
     Not for a partition that somebody asked to retry items of.
     """
-    target = storage.table_path("documents", partition)
-    documents = _open(target)
+    documents = _open(storage, partition)
     if documents is None:
         return None
     with documents:
@@ -131,12 +130,12 @@ def standing(storage: Storage, partition: Partition, listed: pa.Table, limits: L
         counts = Counts(listed=found.total())
         for status, number in found.items():
             counts.add(status, number, fetched=False)
-        return Staged(target, None, documents.fingerprint, counts.as_dict())
+        return Staged(storage, documents.pointer, None, counts.as_dict())
 
 
 def keys_inside(storage: Storage, partition: Partition) -> frozenset[str]:
     """Keys of the items that were found inside others when the partition was last published."""
-    documents = _open(storage.table_path("documents", partition))
+    documents = _open(storage, partition)
     if documents is None:
         return frozenset()
     with documents:
@@ -144,9 +143,9 @@ def keys_inside(storage: Storage, partition: Partition) -> frozenset[str]:
     return frozenset(tables.values(rows.filter(pc.is_valid(rows["within"]))["key"]))
 
 
-def _open(path: Path) -> Table | None:
+def _open(storage: Storage, partition: Partition) -> Table | None:
     """A table of documents, or None when there is none, or one of a version that recorded less: everything is read anew."""
-    table = Table.open(path)
+    table = storage.open("documents", partition)
     if table is not None and not set(tables.DOCUMENTS.names) <= set(table.columns):
         table.close()
         return None
@@ -162,8 +161,8 @@ def _siblings(storage: Storage, partition: Partition) -> list[Table]:
     layouts.pop(partition.shards, None)
     if not layouts:
         return []
-    shards = max(layouts, key=lambda n: (len(layouts[n]) == n, storage.written("documents", layouts[n])))
-    opened = [_open(storage.table_path("documents", each)) for each in layouts[shards]]
+    shards = max(layouts, key=lambda n: (len(layouts[n]) == n, storage.published_at("documents", layouts[n])))
+    opened = [_open(storage, each) for each in layouts[shards]]
     return [table for table in opened if table is not None]
 
 

@@ -20,7 +20,8 @@ from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.monitoring.progress import OnProgress
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import ROW_GROUP_BYTES, Staged, Storage, Table
+from kb_pipeline.storage.storage import Staged, Storage
+from kb_pipeline.storage.table import ROW_GROUP_BYTES, Table
 
 _GROUPS = 2
 """Groups of rows of the last table that are kept in memory, of about ROW_GROUP_BYTES each."""
@@ -64,17 +65,16 @@ def update(
     ``window_bytes`` of text, sorted by length within a window, and reach the store in commit groups: a crash loses one group
     at most. Raises FileNotFoundError when there are no chunks.
     """
-    target = storage.table_path("embeddings", partition)
+    standing = _standing(storage, partition, embedder)
+    if standing is not None:
+        on_progress(standing.pointer.rows, standing.pointer.rows)
+        return standing
     with ExitStack() as opened:
-        chunks = opened.enter_context(Table(storage.table_path("chunks", partition)))
-        found = Table.open(target)
+        chunks = opened.enter_context(storage.require("chunks", partition))
+        found = storage.open("embeddings", partition)
         if found is not None:
             opened.enter_context(found)
-            made_from = (found.annotation(tables.RECIPE), found.annotation(tables.SOURCE_FINGERPRINT))
-            if made_from == (embedder.model_id, chunks.fingerprint):
-                on_progress(chunks.num_rows, chunks.num_rows)
-                return Staged(target, None, found.fingerprint, {"embedded": 0, "reused": 0, "chunks": chunks.num_rows})
-            if made_from[0] != embedder.model_id:
+            if found.pointer.recipe != embedder.model_id:
                 found = None
         previous = _Previous(found, embedder.dimension)
         store = VectorStore(storage.vectors_location, embedder.model_id, embedder.dimension)
@@ -96,7 +96,7 @@ def update(
             reused += result.reused
         located = store.locate(tables.values(pc.unique(names["text_sha256"].take(fresh))))
         fingerprint = identity.digest("embeddings", chunks.fingerprint, embedder.model_id)
-        with storage.stage(target, tables.embeddings(embedder.dimension)) as writer:
+        with storage.write(partition.key, tables.embeddings(embedder.dimension)) as writer:
             rows = _rows_at_once(embedder.dimension)
             for start in range(0, chunks.num_rows, rows):
                 (batch,) = names.slice(start, rows).combine_chunks().to_batches()
@@ -104,19 +104,21 @@ def update(
                 column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), embedder.dimension)
                 columns = [batch["chunk_id"], batch["text_sha256"], column]
                 writer.batch(pa.RecordBatch.from_arrays(columns, ["chunk_id", "text_sha256", "vector"]))
-            writer.annotate(
-                {
-                    tables.FINGERPRINT: fingerprint,
-                    tables.SOURCE_FINGERPRINT: chunks.fingerprint,
-                    tables.RECIPE: embedder.model_id,
-                    tables.STORED_VECTORS: str(store.count()),
-                }
-            )
+            writer.describe(fingerprint, chunks.fingerprint)
+            writer.annotate({tables.STORED_VECTORS: str(store.count())})
         if embedded or restored:
             store.compact()
         on_progress(chunks.num_rows, chunks.num_rows)
         counts = {"embedded": embedded, "reused": reused, "chunks": chunks.num_rows}
-    return Staged(target, writer.path, fingerprint, counts)
+    return storage.staged("embeddings", partition, writer, counts, recipe=embedder.model_id)
+
+
+def _standing(storage: Storage, partition: Partition, embedder: Embedder) -> Staged | None:
+    """The current table, when it was made from the current chunks with this model."""
+    chunks, current = storage.pointer("chunks", partition), storage.current("embeddings", partition)
+    if chunks is None or current is None or (current.link, current.recipe) != (chunks.fingerprint, embedder.model_id):
+        return None
+    return Staged(storage, current, None, {"embedded": 0, "reused": 0, "chunks": chunks.rows})
 
 
 def _rows_at_once(dimension: int) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kb_pipeline import stages
 from kb_pipeline.embedding.vector_store import stores
@@ -15,17 +15,21 @@ from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.candidates import CORPUS_LEASE, Candidates, is_candidate_tag
 from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.releases import CURRENT, Releases
-from kb_pipeline.ledger.processes import process_alive
 from kb_pipeline.sources.upload import Upload
-from kb_pipeline.storage.table import Storage, Table
+from kb_pipeline.storage.files import is_abandoned
+from kb_pipeline.storage.storage import Storage, file_of, key_of
+from kb_pipeline.storage.table import is_open
 from kb_pipeline.tables import values
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.leases import Lease
 
 LEASE_WAIT = 60.0
 """Seconds to wait for whoever is writing."""
 MARGIN = timedelta(seconds=10)
 """Versions that are older than the oldest kept release by less than this wait for the next collection."""
 _NEVER = timedelta(days=36_500)
-_STAGED = re.compile(r"-(\d+)-[0-9a-f]{12}\.parquet$")
+_TABLE = re.compile(r"(?P<type>[^/]+)/(?P<asset>[^/]+)/(?P<partition>[^/]+)/[^/]+\.parquet")
 
 
 @dataclass(slots=True)
@@ -35,6 +39,7 @@ class Collected:
     vectors: int = 0
     releases: int = 0
     manifests: int = 0
+    tables: int = 0
     staged_files: int = 0
     uploads: int = 0
 
@@ -43,9 +48,10 @@ def collect(workspace: Workspace, keep: int) -> Collected:
     """Keep the last ``keep`` releases (and the current and pinned ones); drop what is left over. Raises LeaseHeld."""
     result = Collected()
     storage = workspace.storage
-    with workspace.ledger.leases.acquire(CORPUS_LEASE, "garbage collection", wait=LEASE_WAIT) as lease:
+    with _lease(workspace, CORPUS_LEASE) as lease:
         lease.commit(lambda _: Releases(storage).drop_strays())
         _collect_releases(storage, keep, result)
+        result.tables = _collect_tables(workspace)
     result.vectors = _collect_vectors(workspace)
     result.staged_files = _collect_staged(storage)
     for config in workspace.connections:
@@ -68,10 +74,7 @@ def _collect_releases(storage: Storage, keep: int, result: Collected) -> None:
     candidate = Candidates(storage).last()
     needed = [*(record.partitions for record in remaining), candidate.partitions if candidate is not None else {}]
     wanted = {each.documents for partitions in needed for each in partitions.values()}
-    for path in (storage.knowledge_base_path / "manifests").glob("*.parquet"):
-        if path.stem not in wanted:
-            path.unlink(missing_ok=True)
-            result.manifests += 1
+    result.manifests = releases.drop_manifests(wanted)
     table = storage.index_location.open(TABLE)
     if not remaining or table is None:
         return
@@ -87,10 +90,36 @@ def _collect_releases(storage: Storage, keep: int, result: Collected) -> None:
     table.optimize(cleanup_older_than=age)
 
 
+def _collect_tables(workspace: Workspace) -> int:
+    """Remove the files of tables that nobody names. Their writers, and those who make others from them, are kept out."""
+    storage, assets = workspace.storage, (*reversed(stages.names()), stages.INVENTORY)
+    named = {file_of(pointer) for pointer in storage.pointers.all()}
+    unnamed: dict[tuple[str, str], set[str]] = {}
+    for each in storage.files.list():
+        match = _TABLE.fullmatch(each.key)
+        if match is not None and match["asset"] in assets and each.key not in named:
+            unnamed.setdefault((match["type"], match["partition"]), set()).add(each.key)
+    count = 0
+    for (type_, partition), keys in sorted(unnamed.items()):
+        with ExitStack() as stack:
+            # In the order against which nobody waits for another: a stage takes a listing while it holds its own lease.
+            for asset in assets:
+                name = f"{type_}/{asset}/{partition}"
+                lease = stack.enter_context(_lease(workspace, name))
+                now = storage.pointers.get(f"{type_}/{asset}", partition)
+                keys -= {file_of(now)} if now is not None else set()
+            keys = {key for key in keys if not is_open(storage.files.uri(key))}
+            storage.files.delete(keys)
+            for asset in assets:
+                known = storage.pointers.superseded(asset=f"{type_}/{asset}", partition=partition)
+                gone = [each for each in known if key_of(each.asset, each.partition, each.fingerprint) in keys]
+                storage.pointers.forget(lease, gone)
+            count += len(keys)
+    return count
+
+
 def _collect_vectors(workspace: Workspace) -> int:
     """Drop vectors that no table names. All writers of vectors are kept out meanwhile."""
-    from contextlib import ExitStack
-
     storage = workspace.storage
     naming = stages.naming_vectors()
     writing = [stage for stage in stages.STAGES if stage.embeds]
@@ -99,10 +128,9 @@ def _collect_vectors(workspace: Workspace) -> int:
         wanted: set[str] = set()
         for partition in partitions:
             for stage in writing:
-                name = f"{partition.type}/{stage.name}/{partition.key}"
-                leases.enter_context(workspace.ledger.leases.acquire(name, "garbage collection", wait=LEASE_WAIT))
+                leases.enter_context(_lease(workspace, f"{partition.type}/{stage.name}/{partition.key}"))
             for stage in naming:
-                table = Table.open(storage.table_path(stage.name, partition))
+                table = storage.open(stage.name, partition)
                 if table is not None:
                     with table:
                         wanted.update(values(table.read([stages.VECTOR_KEY]).column(0)))
@@ -113,19 +141,18 @@ def _collect_vectors(workspace: Workspace) -> int:
     return removed
 
 
+def _lease(workspace: Workspace, name: str) -> Lease:
+    return workspace.ledger.leases.acquire(name, "garbage collection", wait=LEASE_WAIT)
+
+
 def _collect_staged(storage: Storage) -> int:
-    """Drop tables that processes, now gone, had written aside."""
-    count = 0
-    for path in storage.staging_path.glob("*"):
-        match = _STAGED.search(path.name)
-        if match is None or (int(match[1]) != os.getpid() and not process_alive(int(match[1]))):
-            _drop(path)
-            count += 1
-    return count
-
-
-def _drop(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Drop files that processes, now gone, had written aside."""
+    if not storage.staging.is_dir():
+        return 0
+    gone = [path for path in storage.staging.iterdir() if is_abandoned(path)]
+    for path in gone:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return len(gone)

@@ -6,6 +6,7 @@ of the rows (``feed``).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import uuid
@@ -17,16 +18,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from kb_pipeline import tables
+from kb_pipeline import stages, tables
 from kb_pipeline.ingestion import feed
 from kb_pipeline.ingestion.listed import ListingDigest, items_of, rows_of
 from kb_pipeline.sources.base import Item, ListingFailed, Source
 from kb_pipeline.sources.capabilities import Changes, CursorExpired
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage, Table, publish
+from kb_pipeline.storage.storage import Storage
 
 if TYPE_CHECKING:
-    from kb_pipeline.ledger.leases import Leases
+    from kb_pipeline.ledger.pointers import Pointer
 
 _BATCH = 256
 """Items between two signs of progress."""
@@ -59,7 +60,6 @@ class ListingInfo:
 
 def take(
     storage: Storage,
-    leases: Leases,
     type_: str,
     connection: str,
     source: Source,
@@ -76,7 +76,6 @@ def take(
     its last such listing is older than FEED_SECONDS, was made with other ``settings`` (a digest of them: rules may leave
     out other items) or is beyond the feed's reach. Raises ListingFailed (nothing is recorded then) and LeaseHeld.
     """
-    path = storage.listing_path(type_, connection)
 
     def usable() -> ListingInfo | None:
         info = latest(storage, type_, connection)
@@ -87,31 +86,36 @@ def take(
     found = usable()
     if found is not None:
         return found
-    with leases.acquire(f"{type_}/inventory/{connection}", f"a listing of {connection}", wait=wait) as lease:
+    name, purpose = f"{type_}/{stages.INVENTORY}/{connection}", f"a listing of {connection}"
+    with storage.ledger.leases.acquire(name, purpose, wait=wait) as lease:
         found = usable()  # whoever held the lease may have made the very listing we need
         if found is not None:
             return found
         started = time.time()
-        with storage.stage(path, tables.LISTING) as writer:
+        content = hashlib.sha256()
+        with storage.write(connection, tables.LISTING) as writer:
             made = _renew(storage, type_, connection, source, settings) or _list(connection, source)
             for rows in made.rows:
+                content.update(rows.serialize())
                 writer.batch(rows)
                 on_progress(made.count())
-            info = ListingInfo(
-                uuid.uuid4().hex,
-                connection,
-                orchestration,
-                started,
-                time.time(),
-                made.count(),
-                made.digest.value(),
-                cursor=made.cursor,
-                listed_at=made.listed_at or started,
-                settings=settings,
-            )
-            writer.annotate({tables.LISTING_INFO: json.dumps(asdict(info))})
+            writer.describe(content.hexdigest()[:32])
+        info = ListingInfo(
+            uuid.uuid4().hex,
+            connection,
+            orchestration,
+            started,
+            time.time(),
+            made.count(),
+            made.digest.value(),
+            cursor=made.cursor,
+            listed_at=made.listed_at or started,
+            settings=settings,
+        )
         on_progress(info.items)
-        publish(lease, writer.path, path)
+        # What is known of it goes with the pointer: the same items, listed once more, are the same table.
+        known = json.dumps(asdict(info))
+        storage.staged(stages.INVENTORY, Partition(type_, connection), writer, {}, recipe=known).publish(lease)
         return info
 
 
@@ -154,12 +158,12 @@ def _renew(storage: Storage, type_: str, connection: str, source: Source, settin
     """The last listing, brought up to date by the source's change feed; None when that can't be had or believed."""
     if not isinstance(source, Changes):
         return None
-    table = Table.open(storage.listing_path(type_, connection))
+    table = storage.open(stages.INVENTORY, Partition(type_, connection))
     if table is None:
         return None
     with ExitStack() as closing:
         closing.enter_context(table)
-        info = _info(table)
+        info = _info(table.pointer)
         fresh = time.time() - info.listed_at < FEED_SECONDS
         complete = set(tables.LISTING.names) <= set(table.columns)  # not one of a version that recorded less
         if not (info.cursor and info.settings == settings and fresh and complete):
@@ -207,15 +211,12 @@ def _checked(connection: str, items: Iterable[Item]) -> Iterator[Item]:
 
 def latest(storage: Storage, type_: str, connection: str) -> ListingInfo | None:
     """The newest complete listing of a connection, if there is one."""
-    table = Table.open(storage.listing_path(type_, connection))
-    if table is None:
-        return None
-    with table:
-        return _info(table)
+    pointer = storage.current(stages.INVENTORY, Partition(type_, connection))
+    return _info(pointer) if pointer is not None else None
 
 
-def _info(table: Table) -> ListingInfo:
-    return ListingInfo(**json.loads(table.annotation(tables.LISTING_INFO)))
+def _info(pointer: Pointer) -> ListingInfo:
+    return ListingInfo(**json.loads(pointer.recipe))
 
 
 def read(storage: Storage, partition: Partition) -> tuple[ListingInfo, pa.Table]:
@@ -223,8 +224,8 @@ def read(storage: Storage, partition: Partition) -> tuple[ListingInfo, pa.Table]
 
     Raises FileNotFoundError when there is none.
     """
-    with Table(storage.listing_path(partition.type, partition.connection)) as table:
-        info = _info(table)
+    with storage.require(stages.INVENTORY, Partition(partition.type, partition.connection)) as table:
+        info = _info(table.pointer)
         rows = table.read(tables.LISTING.names)
     if partition.shards > 1:
         rows = rows.filter(pa.array([partition.holds(key) for key in tables.values(rows["key"])], pa.bool_()))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage, Table
+from kb_pipeline.storage.storage import Storage
 from kb_pipeline.tables import values
 
 
@@ -31,7 +31,7 @@ def stored_counts(storage: Storage, partitions: tuple[Partition, ...]) -> Stored
     """Counts over the published tables of some partitions; those without tables count nothing."""
     counts = StoredCounts()
     for partition in partitions:
-        documents = Table.open(storage.table_path("documents", partition))
+        documents = storage.open("documents", partition)
         if documents is not None:
             with documents:
                 for name, number in Counter(values(documents.read(["status"]).column(0))).items():
@@ -43,10 +43,8 @@ def stored_counts(storage: Storage, partitions: tuple[Partition, ...]) -> Stored
                         counts.indexed += number
                     else:
                         counts.quarantined += number
-        chunks = Table.open(storage.table_path("chunks", partition))
-        if chunks is not None:
-            with chunks:
-                counts.chunks += chunks.num_rows
+        chunks = storage.pointer("chunks", partition)
+        counts.chunks += chunks.rows if chunks is not None else 0
     return counts
 
 
@@ -68,7 +66,7 @@ def quarantine(storage: Storage, partitions: tuple[Partition, ...]) -> Iterator[
     """Every item in quarantine, partition by partition."""
     columns = ["key", "uri", "status", "detail", "stale", "size"]
     for partition in partitions:
-        documents = Table.open(storage.table_path("documents", partition))
+        documents = storage.open("documents", partition)
         if documents is None:
             continue
         with documents:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kb_pipeline import stages
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 
 def known_connections(storage: Storage) -> list[tuple[str, str]]:
@@ -25,7 +25,7 @@ def retire_connection(workspace: Workspace, type_: str, connection: str) -> list
     for partition in mine:
         for asset in reversed(stages.names()):
             with workspace.ledger.leases.acquire(f"{type_}/{asset}/{partition.key}", f"retiring {connection}") as lease:
-                path = storage.table_path(asset, partition)
-                lease.commit(lambda _, path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
-    storage.listing_path(type_, connection).unlink(missing_ok=True)
+                storage.drop(lease, asset, partition)
+    with workspace.ledger.leases.acquire(f"{type_}/{stages.INVENTORY}/{connection}", f"retiring {connection}") as lease:
+        storage.drop(lease, stages.INVENTORY, Partition(type_, connection))
     return sorted(mine)

@@ -14,7 +14,7 @@ from kb_pipeline.ingestion.listing import ListingInfo
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.monitoring.progress import OnProgress
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Staged
+from kb_pipeline.storage.storage import Staged
 
 
 @dataclass(frozen=True, slots=True)

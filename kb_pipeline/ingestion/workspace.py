@@ -16,8 +16,10 @@ from kb_pipeline.sources.base import Source, SourceConfig, SourceContext
 from kb_pipeline.sources.guard import guarded
 from kb_pipeline.sources.registry import build
 from kb_pipeline.storage import identity
+from kb_pipeline.storage.bucket import Bucket
+from kb_pipeline.storage.files import Folder
 from kb_pipeline.storage.partitions import Partition, layout
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import LEDGER, STAGING, Storage
 
 # What a workspace opens is imported when it is opened: together these take longer than a whole `kb status`.
 if TYPE_CHECKING:
@@ -47,18 +49,22 @@ class Workspace:
 
     @cached_property
     def storage(self) -> Storage:
-        """Tables, index, releases."""
-        return Storage(self.settings.storage_root)
+        """Tables, index, releases. Raises ConfigError when a variable with a secret of the bucket isn't set."""
+        root, s3 = self.settings.local_root, self.settings.s3
+        files = Folder(root, root / STAGING) if s3 is None else Bucket(s3)
+        return Storage(files, lambda: self.ledger, root)
 
     @cached_property
     def ledger(self) -> Ledger:
         """Who writes what, how connections fare. Raises LeaseHeld while an earlier version is at work here, ConfigError."""
         from kb_pipeline.ledger.ledger import Ledger
         from kb_pipeline.ledger.takeover import take_over
+        from kb_pipeline.storage.takeover import take_over as take_over_tables
 
-        where = self.settings.ledger_location()
-        ledger = Ledger(where) if isinstance(where, str) else Ledger.of_file(where or self.storage.ledger_path)
-        take_over(self.storage.root / "state.sqlite", ledger)
+        where, root = self.settings.ledger_location(), self.settings.local_root
+        ledger = Ledger(where) if isinstance(where, str) else Ledger.of_file(where or root / LEDGER)
+        take_over(root / "state.sqlite", ledger)
+        take_over_tables(self.storage, ledger)
         return ledger
 
     def record(self, partition: Partition, stage: str, error: tuple[str, str] | None) -> None:
@@ -157,7 +163,8 @@ class Workspace:
         def alone(name: str) -> Lease:
             return self.ledger.leases.acquire(name, "an upload", wait=_UPLOAD_WAIT)
 
-        return replace(self.settings.context, alone=alone)
+        files = self.storage.files
+        return replace(self.settings.context, remote=None if isinstance(files, Folder) else files, alone=alone)
 
     def partitions(self, connection: str) -> tuple[Partition, ...]:
         """The partitions of a connection by kb.yaml."""

@@ -9,7 +9,6 @@ it moves only while the lease holds. Record and verdicts are files beside it, wr
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from kb_pipeline.findings import Finding, Severity
 from kb_pipeline.knowledge_base.index import TABLE, tags
 from kb_pipeline.knowledge_base.ingredients import Model, ReleasedPartition, content_fingerprint
-from kb_pipeline.storage.table import Storage, write_json
+from kb_pipeline.storage.files import get_json, put_json
+from kb_pipeline.storage.storage import KNOWLEDGE_BASE, Storage
 
 if TYPE_CHECKING:
     from kb_pipeline.ledger.leases import Lease
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CORPUS_LEASE = "corpus/knowledge_base"
 """Name of the lease over the index, its candidate and the releases."""
 _TAG = "candidate-"
+_FOLDER = f"{KNOWLEDGE_BASE}/candidates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Candidates:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._root = storage.knowledge_base_path / "candidates"
+        self._files = storage.files
 
     def last(self) -> Candidate | None:
         """The candidate that was made last; None when there is none, or when its record is gone."""
@@ -83,7 +84,7 @@ class Candidates:
         if found is None:
             return None
         try:
-            raw = json.loads((self._root / f"{found.removeprefix(_TAG)}.json").read_text(encoding="utf-8"))
+            raw = get_json(self._files, f"{_FOLDER}/{found.removeprefix(_TAG)}.json")
         except FileNotFoundError:
             return None
         raw["model"] = Model(**raw["model"])
@@ -93,7 +94,7 @@ class Candidates:
 
     def make(self, lease: Lease, candidate: Candidate) -> Candidate:
         """Make this the candidate. Raises LeaseLost."""
-        write_json(self._root / f"{candidate.id}.json", asdict(candidate))
+        put_json(self._files, f"{_FOLDER}/{candidate.id}.json", asdict(candidate))
 
         def tag() -> None:
             table = self._storage.index_location.open(TABLE)
@@ -104,9 +105,8 @@ class Candidates:
             table.tags.create(_TAG + candidate.id, candidate.version)
 
         lease.commit(lambda _: tag())
-        for path in self._root.glob("*.json"):
-            if not path.name.startswith(f"{candidate.id}."):
-                path.unlink(missing_ok=True)
+        own = f"{_FOLDER}/{candidate.id}."
+        self._files.delete([each.key for each in self._files.list(_FOLDER) if not each.key.startswith(own)])
         return candidate
 
     def withdraw(self, lease: Lease) -> None:
@@ -124,14 +124,16 @@ class Candidates:
     def judge(self, candidate: Candidate, check: str, finding: Finding) -> Verdict:
         """Record what a check found in a candidate."""
         verdict = Verdict(check, finding.passed, finding.severity, finding.sentence)
-        write_json(self._root / f"{candidate.id}.{check}.json", asdict(verdict))
+        put_json(self._files, f"{_FOLDER}/{candidate.id}.{check}.json", asdict(verdict))
         return verdict
 
     def verdicts(self, candidate: Candidate) -> dict[str, Verdict]:
         """Check -> its verdict, of the checks that looked at this candidate."""
         found = {}
-        for path in self._root.glob(f"{candidate.id}.*.json"):
-            raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for each in self._files.list(_FOLDER):
+            if not each.key.startswith(f"{_FOLDER}/{candidate.id}.") or each.key == f"{_FOLDER}/{candidate.id}.json":
+                continue
+            raw: dict[str, Any] = get_json(self._files, each.key)
             verdict = Verdict(**raw)
             found[verdict.check] = replace(verdict, severity=Severity(verdict.severity))
         return found

@@ -17,7 +17,7 @@ from kb_pipeline.knowledge_base.index import Index
 from kb_pipeline.knowledge_base.ingredients import ReleasedPartition
 from kb_pipeline.knowledge_base.snapshot import ConnectionState, PartitionState
 from kb_pipeline.storage.partitions import Partition, parse_key
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 
 @dataclass(slots=True)
@@ -71,6 +71,9 @@ def compare_all(storage: Storage, index: Index, partitions: Mapping[str, Release
         known = set()
         for state in _states(storage, partitions, found):
             known.add(state.connection)
+            for each in state.ready:
+                if (rows := snapshot.table_rows(storage, each)) != each.chunks:
+                    found.faults.append(f"{each.partition.key}: its table has {rows} rows, {each.chunks} recorded")
             _compare(found, index, state, None)
         for key, entry in sorted(partitions.items()):
             rows = counts.get((entry.type, key.partition("/")[2]), 0)
@@ -96,8 +99,6 @@ def _states(storage: Storage, partitions: Mapping[str, ReleasedPartition], found
         if state is not None and state.last == entry.embeddings:
             ready.setdefault(where, []).append(state)
             found.compared += 1
-            if state.chunks != entry.chunks:
-                found.faults.append(f"{name}: its table has {state.chunks} rows, {entry.chunks} recorded")
         else:
             behind.setdefault(where, []).append(partition)
             found.behind += 1

@@ -15,7 +15,7 @@ from kb_pipeline.findings import Finding
 from kb_pipeline.knowledge_base.candidates import Candidate, Candidates
 from kb_pipeline.knowledge_base.comparison import Comparison, compare_some, judge
 from kb_pipeline.knowledge_base.index import Index
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 Check = Callable[[Storage, Candidate], Finding]
 

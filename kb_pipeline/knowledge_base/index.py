@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from kb_pipeline import tables
 from kb_pipeline.knowledge_base import snapshot
 from kb_pipeline.knowledge_base.snapshot import ConnectionState
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 TABLE = "chunks"
 COMMIT_ROWS = 20_000

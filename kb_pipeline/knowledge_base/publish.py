@@ -10,7 +10,7 @@ from kb_pipeline.knowledge_base.candidates import Candidate, Candidates
 from kb_pipeline.knowledge_base.gate import outstanding
 from kb_pipeline.knowledge_base.index import Index
 from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 if TYPE_CHECKING:
     from kb_pipeline.ledger.leases import Lease

@@ -8,12 +8,10 @@ A record without its tag is no release: it was left by a publication that didn't
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -23,13 +21,18 @@ from kb_pipeline import tables
 from kb_pipeline.knowledge_base.candidates import Candidate
 from kb_pipeline.knowledge_base.index import TABLE, tags
 from kb_pipeline.knowledge_base.ingredients import ReleasedPartition, content_fingerprint
-from kb_pipeline.storage.table import Storage, create_json, write_json
+from kb_pipeline.storage.files import create_json, get_json, put_json
+from kb_pipeline.storage.storage import KNOWLEDGE_BASE, Storage
 
 if TYPE_CHECKING:
     from kb_pipeline.ledger.leases import Lease
 
 CURRENT = "current"
 _NAME = re.compile(r"^release-(\d+)$")
+_RECORDS = f"{KNOWLEDGE_BASE}/releases"
+_RECORD = re.compile(rf"{_RECORDS}/(?P<name>release-\d+)\.json")
+_MANIFESTS = f"{KNOWLEDGE_BASE}/manifests"
+_PIN = f"{KNOWLEDGE_BASE}/pin.json"
 
 
 class NoRelease(Exception):
@@ -65,16 +68,7 @@ class Releases:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._root = storage.knowledge_base_path
-
-    def _record_path(self, name: str) -> Path:
-        return self._root / "releases" / f"{name}.json"
-
-    def _pin_path(self) -> Path:
-        return self._root / "pin.json"
-
-    def _manifest_path(self, fingerprint: str) -> Path:
-        return self._root / "manifests" / f"{fingerprint}.parquet"
+        self._files = storage.files
 
     def all(self) -> list[ReleaseRecord]:
         """Every release, oldest first."""
@@ -109,7 +103,7 @@ class Releases:
     def pinned(self) -> str | None:
         """The release a rollback pinned, if any."""
         try:
-            return str(json.loads(self._pin_path().read_text(encoding="utf-8"))["release"])
+            return str(get_json(self._files, _PIN)["release"])
         except FileNotFoundError:
             return None
 
@@ -142,17 +136,15 @@ class Releases:
                 candidate.chunks,
                 dict(candidate.partitions),
             )
-            if create_json(self._record_path(record.name), asdict(record)):
+            if create_json(self._files, _record_key(record.name), asdict(record)):
                 return record
 
     def keep_manifest(self, fingerprint: str, table: pa.Table) -> None:
         """Keep a partition's manifest under its fingerprint, for the releases that will name it."""
-        path = self._manifest_path(fingerprint)
-        with self._storage.stage(path, tables.MANIFEST) as writer:
+        with self._storage.write(fingerprint, tables.MANIFEST) as writer:
             for batch in table.to_batches(max_chunksize=16_384):
                 writer.batch(batch)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer.path.replace(path)
+        self._files.keep(_manifest_key(fingerprint), writer.path, replace=True)
 
     def manifest(self, record: ReleaseRecord, partition_key: str) -> pa.Table:
         """The manifest of one partition (``type/key``) as it was in a release, with the columns of tables.MANIFEST."""
@@ -160,11 +152,19 @@ class Releases:
 
     def manifest_of(self, fingerprint: str) -> pa.Table:
         """The manifest kept under a fingerprint. Raises FileNotFoundError."""
-        return pq.read_table(self._manifest_path(fingerprint))
+        with self._files.open(_manifest_key(fingerprint)) as file:
+            return pq.read_table(file)
 
     def has_manifest(self, fingerprint: str) -> bool:
         """Whether a manifest with this fingerprint is kept already."""
-        return self._manifest_path(fingerprint).exists()
+        return self._files.find(_manifest_key(fingerprint)) is not None
+
+    def drop_manifests(self, wanted: Collection[str]) -> int:
+        """Remove the manifests whose fingerprints aren't among ``wanted``; returns how many (gc)."""
+        keys = {_manifest_key(each) for each in wanted}
+        gone = [each.key for each in self._files.list(_MANIFESTS) if each.key not in keys]
+        self._files.delete(gone)
+        return len(gone)
 
     def rollback(self, lease: Lease, name: str) -> ReleaseRecord:
         """Make an earlier release the current one, and pin it. Raises NoRelease, LeaseLost."""
@@ -172,7 +172,7 @@ class Releases:
 
         def move() -> None:
             # The pin comes first: a crash in between must not let the next run publish over the rollback.
-            write_json(self._pin_path(), {"release": record.name, "at": datetime.now(UTC).isoformat()})
+            put_json(self._files, _PIN, {"release": record.name, "at": datetime.now(UTC).isoformat()})
             _point(self._storage.index_location.open(TABLE), record.version)
 
         lease.commit(lambda _: move())
@@ -181,7 +181,7 @@ class Releases:
     def unpin(self) -> str | None:
         """Take the pin off; returns what was pinned. The next run publishes again."""
         pinned = self.pinned()
-        self._pin_path().unlink(missing_ok=True)
+        self._files.delete([_PIN])
         return pinned
 
     def forget(self, record: ReleaseRecord) -> None:
@@ -189,26 +189,25 @@ class Releases:
         table = self._storage.index_location.open(TABLE)
         if record.name in table.tags.list():
             table.tags.delete(record.name)
-        self._record_path(record.name).unlink(missing_ok=True)
-
-    def drop_strays(self) -> None:
-        """Drop records without a tag: their numbers are free again. Only while the lease provably holds, or one that is
-        about to get its tag would go."""
-        for path in self._strays():
-            path.unlink(missing_ok=True)
-
-    def _strays(self) -> list[Path]:
-        paths = [path for path in (self._root / "releases").glob("release-*.json") if _NAME.match(path.stem)]
-        tagged = tags(self._storage)  # looked up last: what gets its tag meanwhile is none
-        return [path for path in paths if path.stem not in tagged]
+        self._files.delete([_record_key(record.name)])
 
     def _load(self, name: str) -> ReleaseRecord | None:
         try:
-            raw = json.loads(self._record_path(name).read_text(encoding="utf-8"))
+            raw = get_json(self._files, _record_key(name))
         except FileNotFoundError:
             return None
         raw["partitions"] = {key: ReleasedPartition(**value) for key, value in raw["partitions"].items()}
         return ReleaseRecord(**raw)
+
+    def drop_strays(self) -> None:
+        """Drop records without a tag: their numbers are free again. Only while the lease provably holds, or one that is
+        about to get its tag would go."""
+        self._files.delete(self._strays())
+
+    def _strays(self) -> list[str]:
+        found = {each.key: match["name"] for each in self._files.list(_RECORDS) if (match := _RECORD.fullmatch(each.key))}
+        tagged = tags(self._storage)  # looked up last: what gets its tag meanwhile is none
+        return [key for key, name in found.items() if name not in tagged]
 
 
 def _point(table: Any, version: int) -> None:
@@ -222,3 +221,11 @@ def _number(name: str) -> int:
     match = _NAME.match(name)
     assert match is not None
     return int(match[1])
+
+
+def _record_key(name: str) -> str:
+    return f"{_RECORDS}/{name}.json"
+
+
+def _manifest_key(fingerprint: str) -> str:
+    return f"{_MANIFESTS}/{fingerprint}.parquet"

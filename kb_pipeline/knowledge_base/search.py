@@ -17,7 +17,7 @@ import pyarrow as pa
 from kb_pipeline import tables
 from kb_pipeline.knowledge_base.index import TABLE, among, quote
 from kb_pipeline.knowledge_base.releases import CURRENT, NoRelease, ReleaseRecord, Releases
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 if TYPE_CHECKING:
     import pandas
@@ -104,7 +104,7 @@ class Release:
     @classmethod
     def open(cls, storage: Path | Storage, name: str = CURRENT) -> Release:
         """The release of this name in a storage folder. Raises NoRelease."""
-        where = storage if isinstance(storage, Storage) else Storage(storage)
+        where = storage if isinstance(storage, Storage) else Storage.of_folder(storage)
         return cls(where, Releases(where).get(name))
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:

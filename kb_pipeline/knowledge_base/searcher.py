@@ -16,7 +16,7 @@ from pathlib import Path
 from kb_pipeline.embedding.base import Embedder, Vectors
 from kb_pipeline.knowledge_base.releases import CURRENT
 from kb_pipeline.knowledge_base.search import Filters, Hit, Mode, Release, SearchError
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 
 class OtherModel(SearchError):

@@ -9,9 +9,9 @@ run in progress, a crash, another model) keeps the rows it had in the index.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,35 +20,46 @@ from kb_pipeline import stages, tables
 from kb_pipeline.knowledge_base.ingredients import full_key
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage, Table
+from kb_pipeline.storage.storage import Storage
+from kb_pipeline.storage.table import Table
+
+if TYPE_CHECKING:
+    from kb_pipeline.ledger.pointers import Pointer
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionState:
-    """What is published of one partition. ``fingerprints``: of each stage's table, by the stage's name; ``model_id`` of the
-    vectors, ``chunks`` their number."""
+    """What is current of one partition: a pointer to the table of each stage, by the stage's name."""
 
     partition: Partition
-    fingerprints: Mapping[str, str]
-    model_id: str
-    chunks: int
+    pointers: Mapping[str, Pointer]
 
     @property
     def documents(self) -> str:
         """Fingerprint of the first stage's table, whose manifest is kept with a release."""
-        return self.fingerprints[stages.first().name]
+        return self.pointers[stages.first().name].fingerprint
 
     @property
     def embeddings(self) -> str:
         """Fingerprint of the table with the vectors of the index."""
-        return self.fingerprints[stages.INDEXED]
+        return self.pointers[stages.INDEXED].fingerprint
 
     @property
     def last(self) -> str:
         """Fingerprint of the last stage's table: it covers all before it."""
-        return self.fingerprints[stages.last().name]
+        return self.pointers[stages.last().name].fingerprint
+
+    @property
+    def model_id(self) -> str:
+        """Id of the model that made the vectors."""
+        return self.pointers[stages.INDEXED].recipe
+
+    @property
+    def chunks(self) -> int:
+        """Number of its vectors, and so of its rows in the index."""
+        return self.pointers[stages.INDEXED].rows
 
     @property
     def fingerprint(self) -> str:
@@ -57,20 +68,17 @@ class PartitionState:
 
 
 def state(storage: Storage, partition: Partition) -> PartitionState | None:
-    """The state of a partition, or None unless the tables of all stages are there and link up. Reads footers only."""
-    with ExitStack() as opened:
-        found: dict[str, Table] = {}
-        for stage in stages.STAGES:
-            table = Table.open(storage.table_path(stage.name, partition))
-            if table is None:
-                return None
-            found[stage.name] = opened.enter_context(table)
-            upstream = found.get(stage.upstream)
-            if upstream is not None and table.annotation(tables.SOURCE_FINGERPRINT) != upstream.fingerprint:
-                return None
-        vectors = found[stages.INDEXED]
-        fingerprints = {name: table.fingerprint for name, table in found.items()}
-        return PartitionState(partition, fingerprints, vectors.annotation(tables.RECIPE), vectors.num_rows)
+    """The state of a partition, or None unless the tables of all stages are there and link up. Opens no table."""
+    found: dict[str, Pointer] = {}
+    for stage in stages.STAGES:
+        pointer = storage.pointer(stage.name, partition)
+        if pointer is None:
+            return None
+        found[stage.name] = pointer
+        upstream = found.get(stage.upstream)
+        if upstream is not None and pointer.link != upstream.fingerprint:
+            return None
+    return PartitionState(partition, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +177,13 @@ class RowsChanged(Exception):
 def rows(storage: Storage, expected: PartitionState, dimension: int) -> Iterator[pa.RecordBatch]:
     """The rows the index must hold for a partition, with the columns of ``tables.index``.
 
-    Raises RowsChanged when the tables are no longer those of ``expected``.
+    Raises RowsChanged when the tables were superseded, and removed, since.
     """
     partition = expected.partition
     with (
-        Table(storage.table_path("chunks", partition)) as chunks,
-        Table(storage.table_path("embeddings", partition)) as embeddings,
+        _opened(storage, expected.pointers["chunks"]) as chunks,
+        _opened(storage, expected.pointers[stages.INDEXED]) as embeddings,
     ):
-        if embeddings.fingerprint != expected.embeddings or embeddings.annotation(
-            tables.SOURCE_FINGERPRINT
-        ) != chunks.annotation(tables.FINGERPRINT):
-            raise RowsChanged(partition.key)
         vectors = embeddings.batches(rows=4_096)
         for batch in chunks.batches(rows=4_096):
             other = next(vectors)
@@ -190,10 +194,27 @@ def rows(storage: Storage, expected: PartitionState, dimension: int) -> Iterator
             yield pa.RecordBatch.from_arrays(columns, schema=tables.index(dimension).remove_metadata())
 
 
-def manifest(storage: Storage, partition: Partition) -> tuple[str, pa.Table]:
-    """(fingerprint, manifest columns) of a partition's documents."""
-    with Table(storage.table_path("documents", partition)) as documents:
-        return documents.fingerprint, documents.read(tables.MANIFEST.names).sort_by("key")
+def manifest(storage: Storage, expected: PartitionState) -> pa.Table:
+    """The manifest columns of a partition's documents. Raises RowsChanged."""
+    with _opened(storage, expected.pointers[stages.first().name]) as documents:
+        return documents.read(tables.MANIFEST.names).sort_by("key")
+
+
+def table_rows(storage: Storage, expected: PartitionState) -> int:
+    """How many rows the table with the vectors really has, whatever its pointer says. Raises RowsChanged."""
+    with _opened(storage, expected.pointers[stages.INDEXED]) as table:
+        return table.num_rows
+
+
+def _opened(storage: Storage, pointer: Pointer) -> Table:
+    try:
+        return storage.table(pointer)
+    except FileNotFoundError as error:
+        if storage.pointers.get(pointer.asset, pointer.partition) != pointer:
+            raise RowsChanged(pointer.partition) from error
+        raise FileNotFoundError(
+            f"a table of {pointer.asset} is gone from the storage ({error}): run `kb run`, which makes it anew"
+        ) from error
 
 
 def row_marks(batch: pa.RecordBatch) -> list[tuple[str, str]]:

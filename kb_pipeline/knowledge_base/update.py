@@ -25,7 +25,7 @@ from kb_pipeline.knowledge_base.ingredients import Model, ReleasedPartition, ful
 from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
 from kb_pipeline.knowledge_base.snapshot import ConnectionLayout, ConnectionState
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 if TYPE_CHECKING:
     from kb_pipeline.ledger.leases import Lease
@@ -200,7 +200,7 @@ def _found(index: Index | None) -> dict[str, set[str]]:
 def _not_ready(storage: Storage, states: Sequence[ConnectionState]) -> tuple[str, ...]:
     """Partitions that have vectors, but not of the model that is wanted now."""
     kept: list[Partition] = [partition for state in states for partition in state.kept]
-    return tuple(full_key(each) for each in kept if storage.table_path(stages.INDEXED, each).exists())
+    return tuple(full_key(each) for each in kept if storage.pointer(stages.INDEXED, each) is not None)
 
 
 def _entries(last: Candidate | None, release: ReleaseRecord | None) -> Mapping[str, ReleasedPartition]:
@@ -225,10 +225,7 @@ def _ingredients(
             key = full_key(each.partition)
             partitions[key] = ReleasedPartition(state.type, state.connection, each.documents, each.last, each.chunks)
             if again or not releases.has_manifest(each.documents):
-                fingerprint, table = snapshot.manifest(storage, each.partition)
-                if fingerprint != each.documents:
-                    raise snapshot.RowsChanged(each.partition.key)
-                releases.keep_manifest(fingerprint, table)
+                releases.keep_manifest(each.documents, snapshot.manifest(storage, each))
         for partition in state.kept:
             key = full_key(partition)
             if key in before:

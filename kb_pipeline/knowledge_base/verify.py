@@ -22,7 +22,7 @@ from kb_pipeline.knowledge_base.ingredients import ReleasedPartition
 from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
 from kb_pipeline.ledger.errors import LeaseHeld
 from kb_pipeline.storage.partitions import parse_key
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 if TYPE_CHECKING:
     from kb_pipeline.ledger.leases import Leases
@@ -87,10 +87,11 @@ def _fault(storage: Storage, key: str, entry: ReleasedPartition) -> str | None:
         return f"it can't be read ({str(error).splitlines()[0]})"
     if not kept.schema.equals(tables.MANIFEST):
         return "it has other columns"
+    state = snapshot.state(storage, parse_key(entry.type, key.partition("/")[2]))
+    if state is None or state.documents != entry.documents:
+        return None  # retired, or published anew since
     try:
-        fingerprint, table = snapshot.manifest(storage, parse_key(entry.type, key.partition("/")[2]))
-    except FileNotFoundError:
-        return None  # retired
-    if fingerprint == entry.documents and not kept.equals(table.cast(tables.MANIFEST)):
-        return "it differs from its documents table"
-    return None
+        made = snapshot.manifest(storage, state)
+    except snapshot.RowsChanged:
+        return None
+    return None if kept.equals(made.cast(tables.MANIFEST)) else "it differs from its documents table"

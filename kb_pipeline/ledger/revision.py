@@ -1,3 +1,3 @@
 """Which revision of the schema this code works with: what opening the ledger compares, without loading alembic."""
 
-HEAD = "0001"
+HEAD = "0002"

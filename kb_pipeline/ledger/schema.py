@@ -33,6 +33,15 @@ pointers = Table(
     Column("published_at", Double, nullable=False),
 )
 
+superseded = Table(
+    "superseded",
+    metadata,
+    Column("asset", Text, primary_key=True),
+    Column("partition", Text, primary_key=True),
+    Column("fingerprint", Text, primary_key=True),
+    Column("at", Double, nullable=False),
+)
+
 outcomes = Table(
     "outcomes",
     metadata,

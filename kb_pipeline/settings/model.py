@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, quote, urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from kb_pipeline.chunking.settings import MIN_TOKENS, ChunkerName
@@ -23,6 +23,7 @@ from kb_pipeline.settings.profiles import PROFILES, Profile, ProfileName
 from kb_pipeline.settings.secrets import SecretEnv
 from kb_pipeline.sources.base import SourceConfig, SourceContext
 from kb_pipeline.sources.upload import UploadConfig
+from kb_pipeline.storage.bucket import S3Location
 
 INBOX = "inbox"
 """Name of the upload connection that always exists."""
@@ -32,6 +33,9 @@ _POSTGRES = ("postgresql", "postgresql+psycopg2")
 _OWNER = re.compile(r"team:\S+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
 """What Dagster takes for an owner."""
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
+_S3_URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[\w!()*'./-]*))?", re.I | re.A)
+LOCAL_FOLDER = ".kb"
+"""Beside kb.yaml: what stays on this machine when the storage is a bucket."""
 
 
 class _Section(BaseModel):
@@ -39,19 +43,48 @@ class _Section(BaseModel):
 
 
 class Storage(_Section):
-    """Where everything the pipeline writes lies."""
+    """Where everything that the pipeline keeps lies. All keys but ``url`` are for S3, and have its usual defaults."""
 
-    url: str = Field(default="./.kb", min_length=1, description="A folder, relative to kb.yaml.")
+    url: str = Field(default="./.kb", min_length=1, description="A folder, relative to kb.yaml, or s3://BUCKET/PREFIX.")
+    endpoint_url: str | None = Field(default=None, description="Address of a server that speaks S3; null: Amazon's.")
+    region: str | None = Field(default=None, min_length=1, description="Region of the bucket.")
+    access_key: SecretEnv | None = Field(default=None, description="{env: NAME} of the access key's id.")
+    secret_key: SecretEnv | None = Field(default=None, description="{env: NAME} of the secret access key.")
 
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
         if match := _SCHEME.match(url):
             scheme = match[1].lower()
-            if scheme in ("s3", "gs", "az"):
-                raise ValueError(f"remote storage ({scheme}://) is not available in this version: expected a folder")
-            raise ValueError(f"expected a folder, not a {scheme}:// address")
+            if scheme in ("gs", "az"):
+                raise ValueError(f"storage at {scheme}:// is not available in this version: expected a folder or s3://")
+            if scheme != "s3":
+                raise ValueError(f"expected a folder or s3://BUCKET/PREFIX, not a {scheme}:// address")
+            s3 = _S3_URL.fullmatch(url)
+            if s3 is None or any(part in ("", ".", "..") for part in (s3["prefix"] or "x").rstrip("/").split("/")):
+                raise ValueError("expected s3://BUCKET or s3://BUCKET/PREFIX, of plain letters and digits")
         return url
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _check_endpoint_url(cls, endpoint_url: str | None) -> str | None:
+        if endpoint_url is not None and not re.fullmatch(r"https?://[^/\s@]+/?", endpoint_url, re.I):
+            raise ValueError("expected an address like https://s3.example.org:9000")
+        return endpoint_url
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Storage:
+        given = [name for name in type(self).model_fields if name != "url" and getattr(self, name) is not None]
+        if given and not self.remote:
+            raise ValueError(f"{given[0]} is for s3:// only, and url is a folder")
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("expected access_key and secret_key together, or neither")
+        return self
+
+    @property
+    def remote(self) -> bool:
+        """Whether it lies in a bucket."""
+        return _SCHEME.match(self.url) is not None
 
 
 class LedgerSettings(_Section):
@@ -287,9 +320,25 @@ class Settings(Keys):
     path: Path
 
     @property
-    def storage_root(self) -> Path:
-        """The storage folder, absolute. It need not exist yet."""
-        return self.resolve(self.storage.url)
+    def local_root(self) -> Path:
+        """The folder for what stays on this machine, absolute: the storage itself unless that is remote. May not exist."""
+        return self.resolve(LOCAL_FOLDER if self.storage.remote else self.storage.url)
+
+    @property
+    def s3(self) -> S3Location | None:
+        """Where a remote storage lies, None for a folder. Raises ConfigError when a variable with a secret isn't set."""
+        storage = self.storage
+        match = _S3_URL.fullmatch(storage.url)
+        if match is None:
+            return None
+        return S3Location(
+            match["bucket"],
+            (match["prefix"] or "").strip("/"),
+            storage.endpoint_url.rstrip("/") if storage.endpoint_url else None,
+            storage.region,
+            storage.access_key.resolve() if storage.access_key else None,
+            storage.secret_key.resolve() if storage.secret_key else None,
+        )
 
     def ledger_location(self) -> Path | str | None:
         """Path of the ledger's SQLite file, or url of its Postgres with the password; None: in the storage folder.
@@ -307,7 +356,7 @@ class Settings(Keys):
     @property
     def context(self) -> SourceContext:
         """What sources are built with."""
-        return SourceContext(base=self.base, storage=self.storage_root)
+        return SourceContext(base=self.base, storage=self.local_root)
 
     @property
     def model_location(self) -> str:

@@ -11,7 +11,11 @@ _TEMPLATE = """\
 
 # Where everything is kept: tables, vectors, the index, uploaded files.
 storage:
-  url: ./.kb                      # a folder
+  url: ./.kb                      # a folder, or s3://BUCKET/PREFIX; the other keys are for S3
+  endpoint_url: null              # of a server that speaks S3; null: Amazon's
+  region: null                    # of the bucket
+  access_key: null                # {env: NAME}; null, as secret_key: what the environment gives
+  secret_key: null                # {env: NAME}
 
 # The database that all processes of this knowledge base share: who writes what, how connections fare.
 ledger:

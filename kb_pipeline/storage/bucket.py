@@ -16,11 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-import pyarrow as pa
-
 from kb_pipeline.storage.files import FileInfo, FilesError, FilesMisconfigured, FilesUnavailable, checked
+from kb_pipeline.storage.lance import LanceLocation
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from obstore.store import S3Store
     from typing_extensions import Buffer
 
@@ -78,6 +78,9 @@ class S3Location:
 class Bucket:
     """Files below a prefix of a bucket."""
 
+    grace = 900.0
+    """A reader comes back for more of a file it has open, and finds nothing of one that was deleted."""
+
     def __init__(self, location: S3Location) -> None:
         """Reaches nothing yet."""
         self.location = location
@@ -123,25 +126,31 @@ class Bucket:
         with self.told(key):
             obstore.put(self._store, checked(key), data)
 
-    def keep(self, key: str, finished: Path, *, replace: bool = False) -> bool:
-        """See ``Files``. Until all is there, nothing is."""
+    def create(self, key: str, data: bytes) -> bool:
+        """See ``Files``."""
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
-        checked(key)
-        size = finished.stat().st_size
         try:
             with self.told(key):
-                if size <= _PART_BYTES:
-                    # A condition in one request; obstore would hold a file of any size in memory for it.
-                    obstore.put(self._store, key, finished.read_bytes(), mode="overwrite" if replace else "create")
-                    return True
+                obstore.put(self._store, checked(key), data, mode="create")
         except AlreadyExistsError:
             return False
-        finally:
-            if size <= _PART_BYTES:
-                finished.unlink(missing_ok=True)
+        return True
+
+    def keep(self, key: str, finished: Path, *, replace: bool = False) -> bool:
+        """See ``Files``. Until all is there, nothing is."""
+        import obstore
+
+        checked(key)
         try:
+            if finished.stat().st_size <= _PART_BYTES:
+                data = finished.read_bytes()
+                if not replace:
+                    return self.create(key, data)
+                self.put(key, data)
+                return True
+            # obstore would hold the whole file in memory for a conditional request.
             if not replace and self.find(key) is not None:
                 return False
             with self.told(key):
@@ -153,6 +162,7 @@ class Bucket:
     def open(self, key: str) -> pa.NativeFile:
         """See ``Files``."""
         import obstore
+        import pyarrow as pa
 
         try:
             with self.told(key):
@@ -182,7 +192,12 @@ class Bucket:
             options: Any = {"range": (start, start + length)}
             if e_tag is not None:
                 options["if_match"] = e_tag
-            return bytes(obstore.get(self._store, key, options=options).bytes())
+            try:
+                return bytes(obstore.get(self._store, key, options=options).bytes())
+            except FileNotFoundError as error:
+                if _NO_SUCH_BUCKET.search(str(error)):
+                    raise
+                raise FilesError(f"{self.uri(key)} was removed while it was being read: run again") from error
 
     def find(self, key: str) -> FileInfo | None:
         """See ``Files``."""
@@ -216,6 +231,10 @@ class Bucket:
     def uri(self, key: str) -> str:
         """See ``Files``."""
         return f"{self.location.url}/{checked(key)}"
+
+    def lance(self, folder: str) -> LanceLocation:
+        """See ``Files``."""
+        return LanceLocation(self.uri(folder), self.location.lance_options())
 
     def __str__(self) -> str:
         return self.location.url

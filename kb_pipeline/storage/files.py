@@ -10,6 +10,7 @@ store for folders doesn't do.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -17,15 +18,19 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from urllib.parse import quote
 
 import psutil
-import pyarrow as pa
+
+from kb_pipeline.storage.lance import LanceLocation
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ABANDONED = 24 * 3600.0
 """Seconds after which a file aside that another machine wrote last is nobody's: its processes can't be asked for."""
@@ -55,7 +60,14 @@ class FileInfo:
 
 
 class Files(Protocol):
-    """A place for files. Every method raises FilesError when the place fails, OSError when a local disk does."""
+    """A place for files. Every method raises FilesError when the place fails, OSError when a local disk does.
+
+    ``grace``: seconds that a file which isn't wanted any more stays, for readers that have found it but not yet opened it,
+    or opened it and not yet read it.
+    """
+
+    @property
+    def grace(self) -> float: ...
 
     def get(self, key: str) -> bytes:
         """A whole, small file. Raises FileNotFoundError."""
@@ -63,6 +75,10 @@ class Files(Protocol):
 
     def put(self, key: str, data: bytes) -> None:
         """Write a small file, replacing the one that is there."""
+        ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write a small file, unless there is one already: then it stays as it is, and False is returned."""
         ...
 
     def keep(self, key: str, finished: Path, *, replace: bool = False) -> bool:
@@ -96,6 +112,29 @@ class Files(Protocol):
         """Where other programs find a file: a path, or an address."""
         ...
 
+    def lance(self, folder: str) -> LanceLocation:
+        """A folder as a LanceDB database, which has a client of its own."""
+        ...
+
+
+def get_json(files: Files, key: str) -> Any:
+    """A value that ``put_json`` or ``create_json`` kept. Raises FileNotFoundError."""
+    return json.loads(files.get(key))
+
+
+def put_json(files: Files, key: str, value: Any) -> None:
+    """Keep a small value, replacing the one that is there."""
+    files.put(key, _json(value))
+
+
+def create_json(files: Files, key: str, value: Any) -> bool:
+    """Keep a small value, unless there is one: then it stays as it is, and False is returned."""
+    return files.create(key, _json(value))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode()
+
 
 def checked(key: str) -> str:
     """The key, if it is one. Raises ValueError: a key that leaves the place would be a mistake of ours."""
@@ -106,6 +145,9 @@ def checked(key: str) -> str:
 
 class Folder:
     """Files below a local folder. ``aside``, on the same file system, is where they are written before they appear."""
+
+    grace = 60.0
+    """Who has a file open reads on after it was deleted; who has only found it needs a moment."""
 
     def __init__(self, root: Path, aside: Path) -> None:
         self.root = root
@@ -121,11 +163,25 @@ class Folder:
 
     def put(self, key: str, data: bytes) -> None:
         """See ``Files``."""
+        with self._written(key, data) as (aside, target):
+            _appear(aside, target, Path.replace)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See ``Files``."""
+        with self._written(key, data) as (aside, target):
+            try:
+                _appear(aside, target, os.link)  # unlike a rename, it replaces nothing
+            except FileExistsError:
+                return False
+        return True
+
+    @contextmanager
+    def _written(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
         target = self.path(key)
         aside = aside_path(self._aside, target.name)
         try:
             aside.write_bytes(data)
-            _appear(aside, target)
+            yield aside, target
         finally:
             aside.unlink(missing_ok=True)
 
@@ -135,11 +191,13 @@ class Folder:
         if not replace and target.exists():
             finished.unlink()
             return False
-        _appear(finished, target)
+        _appear(finished, target, Path.replace)
         return True
 
     def open(self, key: str) -> pa.NativeFile:
         """See ``Files``."""
+        import pyarrow as pa  # slow, and not every command opens a table
+
         return pa.OSFile(str(self.path(key)), "rb")
 
     def stream(self, key: str) -> BinaryIO:
@@ -188,22 +246,26 @@ class Folder:
         """See ``Files``."""
         return str(self.path(key))
 
+    def lance(self, folder: str) -> LanceLocation:
+        """See ``Files``."""
+        return LanceLocation(self.uri(folder))
+
     def __str__(self) -> str:
         return str(self.root)
 
 
-def _appear(aside: Path, target: Path) -> None:
-    """Move a finished file over its target so that a reader sees the old one or the new one, also after a power cut."""
+def _appear(aside: Path, target: Path, move: Callable[[Path, Path], object]) -> None:
+    """Put a finished file in its place so that a reader sees the old one or the new one, also after a power cut."""
     with aside.open("rb") as handle:
         os.fsync(handle.fileno())
     _make_folder(target.parent)
     try:
-        aside.replace(target)
+        move(aside, target)
     except FileNotFoundError:
         if not aside.exists():
             raise
         _make_folder(target.parent)  # somebody deleted the last file in it meanwhile, and the folder with it
-        aside.replace(target)
+        move(aside, target)
     _sync(target.parent)
 
 

@@ -28,8 +28,11 @@ import yaml
 
 from kb_pipeline import tables
 from kb_pipeline.embedding.vector_store import stores
+from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.search import Release
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.settings.load import load
+from kb_pipeline.storage.storage import Storage
+from kb_pipeline_tests.acceptance.homes import IN_A_FOLDER, Home
 
 TIMEOUT = 300.0
 """Seconds one ``kb`` may take: many times what it needs, so that only a hang reaches it."""
@@ -154,22 +157,28 @@ class Running:
 
 
 class Project:
-    """A folder with a kb.yaml."""
+    """A folder with a kb.yaml. ``home``: where its storage and its ledger lie."""
 
-    def __init__(self, root: Path, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, root: Path, *, environment: Mapping[str, str] | None = None, home: Home = IN_A_FOLDER) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.root = root
+        self.home = home
         self.environment = dict(environment or {})
         self._numbers = itertools.count(1)
 
     @property
     def storage(self) -> Path:
-        """Its storage folder."""
+        """Its storage folder; with a bucket, the folder of what stays on this machine."""
         return self.root / ".kb"
+
+    @property
+    def kept(self) -> Storage:
+        """Its storage, wherever that is."""
+        return Workspace(load(self.root / "kb.yaml")).storage
 
     def configure(self, *sources: Mapping[str, Any], **keys: Any) -> None:
         """Write kb.yaml with these connections and further top-level keys."""
-        text = yaml.safe_dump({"sources": [dict(each) for each in sources], **keys}, sort_keys=False)
+        text = yaml.safe_dump({"sources": [dict(each) for each in sources], **self.home.keys, **keys}, sort_keys=False)
         (self.root / "kb.yaml").write_text(text, encoding="utf-8")
 
     def write(self, name: str, content: str | bytes) -> Path:
@@ -220,7 +229,7 @@ class Project:
 
     def rows(self, release: str = "current") -> pa.Table:
         """All rows of a release, vectors included, ordered by chunk id."""
-        return Release.open(self.storage, release).to_arrow()
+        return Release.open(self.kept, release).to_arrow()
 
     def uris(self) -> set[str]:
         """Where the current release's chunks come from."""
@@ -229,7 +238,7 @@ class Project:
     def stored_vectors(self) -> Counter[str]:
         """Keys in the vector store of the one model in use, with how often each is there."""
         found: Counter[str] = Counter()
-        for store in stores(Storage(self.storage).vectors_location):
+        for store in stores(self.kept.vectors_location):
             table = store._open()
             found.update(table.search().select(["key"]).limit(None).to_arrow()["key"].to_pylist())
         return found

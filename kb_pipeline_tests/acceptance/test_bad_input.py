@@ -211,7 +211,11 @@ _BAD_CONFIGS = {
         r"kb\.yaml:3: sources\[1\]\.name: .*line 2",
     ),
     "a missing path": ("sources:\n  - {name: a, type: local_directory}\n", r"kb\.yaml:2: sources\[0\]\.path: missing"),
-    "remote storage": ("storage: {url: s3://bucket/kb}\n", r"kb\.yaml:1: storage\.url: .*s3"),
+    "a storage of another cloud": ("storage: {url: gs://bucket/kb}\n", r"kb\.yaml:1: storage\.url: .*gs://"),
+    "a key without its secret": (
+        "storage: {url: s3://bucket/kb, access_key: {env: KEY}}\n",
+        r"kb\.yaml:1: storage: expected access_key and secret_key together",
+    ),
     "a later section": ("scope: []\n", r"kb\.yaml:1: scope: "),
     "an unknown profile": ("profile: turbo\n", r"kb\.yaml:1: profile: expected .*balanced"),
 }

@@ -55,9 +55,9 @@ def test_a_run_that_slept_past_its_lease_publishes_nothing_stale(tmp_path: Path)
         project.write(f"../docs/{name}", text)
     with project.start("run", "--json") as sleeper:
         # While documents are written aside: their lease is held, and no publication is under way.
-        listed = project.storage / "local_directory/inventory/docs.parquet"
+        listed = project.storage / "local_directory/inventory/docs"
         aside = project.storage / "staging"
-        wait_until(lambda: (listed.exists() and any(aside.glob("docs-*"))) or sleeper.over, "documents", pause=0.001)
+        wait_until(lambda: (listed.exists() and any(aside.glob("docs~*"))) or sleeper.over, "documents", pause=0.001)
         assert not sleeper.over
         os.killpg(sleeper.process.pid, signal.SIGSTOP)
         project.write("../docs/pensions.md", "# Pensions\n\nAll of this was changed meanwhile.\n")
@@ -129,7 +129,7 @@ def test_a_run_that_is_asked_to_stop_says_so_and_loses_nothing(tmp_path: Path, s
     for name in ("one", "two", "three", "four"):
         project.write(f"{name}/{name}.md", f"# {name}\n\nThis is number {name}.\n")
     with project.start("run", "--json", "--max-concurrent-sources", "1") as running:
-        wait_until(lambda: any(project.storage.glob("*/documents/*.parquet")) or running.over, "documents", pause=0.002)
+        wait_until(lambda: any(project.storage.glob("*/documents/*/*.parquet")) or running.over, "documents", pause=0.002)
         assert not running.over
         running.process.send_signal(signal_number)
         result = running.result()

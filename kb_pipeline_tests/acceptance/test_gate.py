@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from kb_pipeline.knowledge_base.index import TABLE
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.storage import Storage
 from kb_pipeline_tests.acceptance.project import Project, directory, sentences
+from kb_pipeline_tests.current import path
 from kb_pipeline_tests.damage import double, rewrite
 
 
@@ -20,7 +22,7 @@ def test_damage_keeps_the_old_release_is_named_and_healed(tmp_path: Path) -> Non
     assert [finding["passed"] for finding in looked.json["findings"]] == [True, True, True]
 
     # The index lost a row, and the tables that it must come back from have every row twice.
-    Storage(project.storage).index_location.open(TABLE).delete("text LIKE '%pensions%'")
+    Storage.of_folder(project.storage).index_location.open(TABLE).delete("text LIKE '%pensions%'")
     double(project.storage, "notes")
     looked = project.kb("verify", exits=1)
     assert "WRONG: the head of the index differs from its tables: " in looked.stdout
@@ -37,7 +39,10 @@ def test_damage_keeps_the_old_release_is_named_and_healed(tmp_path: Path) -> Non
     assert "index_equals_tables" in alone.stderr
 
     for asset in ("chunks", "embeddings"):
-        rewrite(project.storage / f"local_directory/{asset}/notes.parquet", lambda table: table.slice(0, 2))
+        rewrite(
+            path(Storage.of_folder(project.storage), asset, Partition("local_directory", "notes")),
+            lambda table: table.slice(0, 2),
+        )
     healed = project.kb("verify", "--heal", "--json")
     assert healed.json["healed"] is True
     assert all(finding["passed"] for finding in healed.json["findings"])

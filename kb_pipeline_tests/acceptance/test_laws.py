@@ -19,7 +19,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from kb_pipeline import tables
 from kb_pipeline.ingestion import checks
@@ -30,7 +37,8 @@ from kb_pipeline.sources.base import ItemCorrupt, ItemUnreadable, ItemVanished, 
 from kb_pipeline.sources.upload import Upload
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Staged
+from kb_pipeline.storage.storage import Staged
+from kb_pipeline_tests.acceptance.homes import KINDS, Homes
 from kb_pipeline_tests.acceptance.world import World, orchestration, quick_folder
 
 FOLDERS = ["alpha", "beta", "gamma"]
@@ -83,13 +91,17 @@ class Table:
 
 
 class Laws(RuleBasedStateMachine):
-    """See the module."""
+    """See the module. ``homes``: where the knowledge base of a story lies."""
+
+    def __init__(self, homes: Homes) -> None:
+        super().__init__()
+        self.homes = homes
 
     @initialize()
     def build(self) -> None:
         self.opened = ExitStack()
         self.folder = self.opened.enter_context(quick_folder())
-        self.world = World(self.folder / "world")
+        self.world = World(self.folder / "world", home=self.opened.enter_context(self.homes()))
         self.files: dict[Place, File] = {}
         self.shards = dict.fromkeys(CONNECTIONS, 1)
         self.tables: dict[Partition, Table] = {}
@@ -391,17 +403,13 @@ class Laws(RuleBasedStateMachine):
             (self.tables[p].documents[name] for p in (found[0] if found else []) if name in self.tables[p].documents), None
         )
 
-    def _written(self, partition: Partition) -> int:
-        path = self.world.storage.table_path("documents", partition)
-        return int(path.stat().st_mtime_ns)
+    def _written(self, partition: Partition) -> float:
+        return self.world.storage.published_at("documents", [partition])
 
     def _rebuild(self) -> dict[tuple[str, str], list[Row]]:
         """The rows of a release made of the same sources in an empty storage, by connection and key."""
         if self.rebuilt is None:
             target = self.folder / "rebuild"
-            uploads = self.world.storage.root / "uploads"
-            if uploads.exists():
-                shutil.copytree(uploads, target / "uploads")
             other = self.world.with_storage(target)
             self._set_faults(other)
             other.run()
@@ -489,14 +497,15 @@ def _lane(**options: Any) -> settings:
     return settings(deadline=None, suppress_health_check=checks_off, print_blob=True, **options)
 
 
-class TestLaws(Laws.TestCase):  # type: ignore[valid-type,misc]
+@pytest.mark.parametrize(("homes_of", "stories"), zip(KINDS, [20, 4, 4], strict=True), indirect=["homes_of"], ids=KINDS)
+def test_the_laws_hold(homes_of: Homes, stories: int) -> None:
     """The normal lane: always the same stories."""
-
-    settings = _lane(max_examples=20, stateful_step_count=8, derandomize=True)
+    lane = _lane(max_examples=stories, stateful_step_count=8, derandomize=True)
+    run_state_machine_as_test(lambda: Laws(homes_of), settings=lane)
 
 
 @pytest.mark.slow
-class TestLawsAtLength(Laws.TestCase):  # type: ignore[valid-type,misc]
+@pytest.mark.parametrize("homes_of", KINDS, indirect=True)
+def test_the_laws_hold_at_length(homes_of: Homes) -> None:
     """The slow lane: new stories every time."""
-
-    settings = _lane(max_examples=200, stateful_step_count=12)
+    run_state_machine_as_test(lambda: Laws(homes_of), settings=_lane(max_examples=200, stateful_step_count=12))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kb_pipeline import tables
+from kb_pipeline_tests.acceptance.homes import KINDS, Home, Homes
 from kb_pipeline_tests.acceptance.project import Project, difference, directory, equal_releases, install_connectors
 
 _CONNECTIONS = ("first", "second")
@@ -125,9 +126,23 @@ class Oracle:
         return f"# Number {self.changes}\n\nWhat number {self.changes} has to say about {word}.\n"
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
-def test_a_random_sequence_equals_a_rebuild_and_embeds_nothing_twice(tmp_path: Path, seed: int) -> None:
-    project, rebuilt = Project(tmp_path / "project"), Project(tmp_path / "rebuilt")
+_LANES = [
+    pytest.param(kind, seed, steps, marks=[] if seed == 1 else [pytest.mark.slow], id=f"{kind}-{seed}")
+    for kind in KINDS
+    for seed, steps in [(1, 3 if kind == KINDS[0] else 2), (2, 6), (3, 6)]
+]
+
+
+@pytest.mark.parametrize(("homes_of", "seed", "steps"), _LANES, indirect=["homes_of"])
+def test_a_random_sequence_equals_a_rebuild_and_embeds_nothing_twice(
+    tmp_path: Path, homes_of: Homes, seed: int, steps: int
+) -> None:
+    with homes_of() as home:
+        _a_random_sequence(tmp_path, home, seed, steps)
+
+
+def _a_random_sequence(tmp_path: Path, home: Home, seed: int, steps: int) -> None:
+    project, rebuilt = Project(tmp_path / "project", home=home), Project(tmp_path / "rebuilt")
     for each in (project, rebuilt):
         each.configure(*(directory(name, tmp_path / "docs" / name, shards=2 if name == "second" else 1)
                          for name in _CONNECTIONS))  # fmt: skip
@@ -136,7 +151,7 @@ def test_a_random_sequence_equals_a_rebuild_and_embeds_nothing_twice(tmp_path: P
     oracle = Oracle(random.Random(seed), tmp_path / "docs")
     for _ in range(8):
         oracle.add()
-    for step in range(3 if seed == 1 else 6):
+    for step in range(steps):
         if step:
             for _ in range(oracle.random.randint(3, 12)):
                 oracle.change()

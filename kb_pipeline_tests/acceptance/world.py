@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
+import yaml
 
 from kb_pipeline import stages
 from kb_pipeline.chunking.tokenizer import Tokenizer
@@ -35,11 +36,14 @@ from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
 from kb_pipeline.knowledge_base.search import Release
 from kb_pipeline.knowledge_base.update import Update
 from kb_pipeline.settings.load import load
+from kb_pipeline.settings.model import LedgerSettings
 from kb_pipeline.settings.model import Storage as StorageSettings
 from kb_pipeline.sources.base import Item, ListingFailed, Source
 from kb_pipeline.sources.local_directory import LocalDirectory
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Staged
+from kb_pipeline.storage.storage import Staged
+from kb_pipeline_tests import current
+from kb_pipeline_tests.acceptance.homes import IN_A_FOLDER, Home
 
 KB_YAML = """
 storage: {url: ./kb}
@@ -236,13 +240,19 @@ class Corpus:
 
 
 class World:
-    """Sources below ``base`` and the pipeline over them; the embedder is the packaged model unless another is given."""
+    """Sources below ``base`` and the pipeline over them; the embedder is the packaged model unless another is given.
 
-    def __init__(self, base: Path, embedder: Embedder | None = None, kb_yaml: str = KB_YAML) -> None:
+    ``home`` is where the storage and the ledger lie.
+    """
+
+    def __init__(
+        self, base: Path, embedder: Embedder | None = None, kb_yaml: str = KB_YAML, home: Home = IN_A_FOLDER
+    ) -> None:
         self.base = base
         for name in ("alpha", "beta", "archives"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        (base / "kb.yaml").write_text(kb_yaml, encoding="utf-8")
+        keys = {**yaml.safe_load(kb_yaml), **home.keys}
+        (base / "kb.yaml").write_text(yaml.safe_dump(keys), encoding="utf-8")
         self.settings = load(base / "kb.yaml")
         self.faults = Faults()
         self.embedder = CountingEmbedder(embedder or real_embedder())
@@ -325,10 +335,7 @@ class World:
 
     def manifest(self, partition: Partition) -> dict[str, dict[str, Any]]:
         """The documents table of a partition, by key."""
-        import pyarrow.parquet as pq
-
-        rows = pq.read_table(self.storage.table_path("documents", partition)).to_pylist()
-        return {row["key"]: row for row in rows}
+        return {row["key"]: row for row in current.rows(self.storage, "documents", partition)}
 
     def reshard(self, connection: str, shards: int) -> None:
         """Change ``shards`` of a connection in the settings."""
@@ -342,10 +349,17 @@ class World:
         self.settings = self.settings.model_copy(update={"sources": sources})
 
     def with_storage(self, url: Path) -> World:
-        """The same sources with another storage, without transient faults, and not counting texts for this world."""
+        """The same sources with another storage, a folder, without transient faults, and not counting texts for this world.
+
+        What was uploaded is there as well.
+        """
         other = object.__new__(World)
         other.__dict__.update(self.__dict__)
-        other.settings = self.settings.model_copy(update={"storage": StorageSettings(url=str(url))})
+        elsewhere = {"storage": StorageSettings(url=str(url)), "ledger": LedgerSettings()}
+        other.settings = self.settings.model_copy(update=elsewhere)
+        mine, theirs = self.storage.files, other.storage.files
+        for each in mine.list("uploads"):
+            theirs.put(each.key, mine.get(each.key))
         other.faults = Faults()
         other.embedder = CountingEmbedder(self.embedder._inner)
         return other

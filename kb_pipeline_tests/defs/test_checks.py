@@ -12,8 +12,11 @@ import pytest
 
 from kb_pipeline.ingestion import checks, listing
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
+from kb_pipeline_tests import current
 from kb_pipeline_tests.defs.conftest import Project, failure_sentence
+
+HANDBOOK = Partition("local_directory", "handbook")
 
 
 def check(asset: str, name: str) -> dg.AssetSelection:
@@ -36,7 +39,7 @@ def test_conservation_finds_a_lost_manifest_row(project: Project) -> None:
     alone = check("local_directory/documents", "conservation")
     assert project.execute(alone, partition="handbook").get_asset_check_evaluations()[0].passed
 
-    lose_a_row(project.root / ".kb/local_directory/documents/handbook.parquet", "wind.md")
+    lose_a_row(current.path(project.workspace.storage, "documents", HANDBOOK), "wind.md")
     evaluation = project.execute(alone, partition="handbook").get_asset_check_evaluations()[0]
     assert not evaluation.passed
     assert evaluation.blocking
@@ -51,7 +54,7 @@ def test_conservation_finds_a_lost_manifest_row(project: Project) -> None:
 
 def test_documents_without_chunks_are_found(project: Project) -> None:
     project.chain("local_directory", "handbook")
-    lose_a_row(project.root / ".kb/local_directory/chunks/handbook.parquet", "tide.md")
+    lose_a_row(current.path(project.workspace.storage, "chunks", HANDBOOK), "tide.md")
     result = project.execute(check("local_directory/chunks", "every_document_chunked"), partition="handbook")
     evaluation = result.get_asset_check_evaluations()[0]
     assert not evaluation.passed
@@ -110,4 +113,4 @@ def test_a_failing_blocking_check_stops_what_comes_after(project: Project) -> No
     assert "conservation" in failure_sentence(result) or "listed items have no row" in failure_sentence(result)
     assert project.event("local_directory/documents", "handbook") is not None
     assert project.event("local_directory/chunks", "handbook") is None
-    assert not (project.root / ".kb/local_directory/chunks/handbook.parquet").exists()
+    assert project.workspace.storage.pointer("chunks", HANDBOOK) is None

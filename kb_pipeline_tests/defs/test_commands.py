@@ -60,7 +60,8 @@ def test_plain_dagster_works_after_kb_env_and_kb_sync(at_home: Path, tmp_path: P
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=clean(), capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "local_directory handbook (new)" in done.stdout
-    documents = pq.read_table(tmp_path / ".kb/local_directory/documents/handbook.parquet", columns=["key"])
+    (path,) = (tmp_path / ".kb/local_directory/documents/handbook").iterdir()
+    documents = pq.read_table(path, columns=["key"])
     assert documents.column(0).to_pylist() == ["tide.md"]
     with dg.DagsterInstance.from_config(str(tmp_path / ".kb/dagster")) as instance:
         seen = Project(tmp_path, instance).metadata("local_directory/documents", "handbook")
@@ -82,7 +83,7 @@ def test_a_range_of_partitions_on_the_command_line(at_home: Path, tmp_path: Path
     set -e
     eval "$(kb env)"
     kb run
-    rm "$(dirname "$KB_CONFIG")"/.kb/local_directory/embeddings/*.parquet
+    rm "$(dirname "$KB_CONFIG")"/.kb/local_directory/embeddings/*/*.parquet
     cd /
     dagster asset materialize --select local_directory/embeddings --partition-range c0...c2 -m kb_pipeline.definitions
     """
@@ -91,7 +92,7 @@ def test_a_range_of_partitions_on_the_command_line(at_home: Path, tmp_path: Path
     with dg.DagsterInstance.from_config(str(tmp_path / ".kb/dagster")) as instance:
         project = Project(tmp_path, instance)
         for name in names:
-            assert (tmp_path / f".kb/local_directory/embeddings/{name}.parquet").exists()
+            assert any((tmp_path / f".kb/local_directory/embeddings/{name}").iterdir())
             metadata = project.metadata("local_directory/embeddings", name)
             assert [metadata["embedded"], metadata["reused"]] == [0, 1]
         records = instance.fetch_materializations(dg.AssetKey(["local_directory", "embeddings"]), limit=3).records

@@ -12,7 +12,7 @@ from kb_pipeline.findings import Finding, Severity
 from kb_pipeline.knowledge_base import gate
 from kb_pipeline.knowledge_base.candidates import Candidate
 from kb_pipeline.knowledge_base.releases import Releases
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 from kb_pipeline_tests.damage import double
 from kb_pipeline_tests.defs.conftest import Project, failure_sentence
 
@@ -27,7 +27,7 @@ def launch(project: Project, job: str = "corpus_release") -> dg.ExecuteInProcess
 
 
 def release(project: Project) -> str | None:
-    current = Releases(Storage(project.root / ".kb")).current()
+    current = Releases(Storage.of_folder(project.root / ".kb")).current()
     return current.name if current else None
 
 

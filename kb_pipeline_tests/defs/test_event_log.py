@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
@@ -11,9 +9,11 @@ import pytest
 from kb_pipeline import tables
 from kb_pipeline.definitions import build_defs
 from kb_pipeline.settings.load import load
-from kb_pipeline.storage.partitions import parse_key
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline_tests import current
 from kb_pipeline_tests.defs.conftest import HashEmbedder, Project
 
+HANDBOOK = Partition("local_directory", "handbook")
 COUNTS = ["listed", "indexed", "unchanged", "quarantined", "excluded", "deleted"]
 
 
@@ -34,7 +34,7 @@ def test_counts_are_numbers_per_partition(project: Project) -> None:
     assert numbers(project.metadata("local_zip/documents", "archive"), *COUNTS) == [2, 2, 0, 0, 0, 0]
     assert numbers(project.metadata("upload/documents", "inbox"), *COUNTS) == [0, 0, 0, 0, 0, 0]
     chunks = numbers(project.metadata("local_directory/chunks", "handbook"), "chunks")
-    assert chunks == [pq.read_metadata(project.root / ".kb/local_directory/chunks/handbook.parquet").num_rows]
+    assert chunks == [current.table(project.workspace.storage, "chunks", HANDBOOK).num_rows]
     assert numbers(project.metadata("local_directory/embeddings", "handbook"), "embedded", "reused") == [*chunks, 0]
 
     project.write("docs/copy-of-tide.md", (project.root / "docs/tide.md").read_text())
@@ -101,9 +101,10 @@ def test_the_data_version_tells_change(project: Project) -> None:
         assert project.run("local_directory/documents", partition="handbook").success
         found = project.data_version("local_directory/documents", "handbook")
         storage = project.workspace.storage
-        table = pq.read_metadata(storage.table_path("documents", parse_key("local_directory", "handbook"))).metadata
+        path = current.path(storage, "documents", HANDBOOK)
+        table = pq.read_metadata(path).metadata
         assert table is not None
-        assert found == table[tables.FINGERPRINT].decode()
+        assert found == table[tables.FINGERPRINT].decode() == path.stem
         return found
 
     first = version()
@@ -128,7 +129,9 @@ def test_the_embedder_can_be_swapped(project: Project) -> None:
     )
     assert result.success
     assert sorted(text.split()[-1] for text in embedder.texts) == ["falls.", "wind."]
-    path = Path(project.root / ".kb/local_directory/embeddings/handbook.parquet")
-    vectors = tables.values(pq.read_table(path, columns=["vector"]).column(0))
+    storage = project.workspace.storage
+    vectors = tables.values(current.table(storage, "embeddings", HANDBOOK)["vector"])
     assert [len(vector) for vector in vectors] == [4, 4]
-    assert (pq.read_metadata(path).metadata or {})[tables.RECIPE].decode() == "f" * 32
+    pointer = storage.pointer("embeddings", HANDBOOK)
+    assert pointer is not None
+    assert pointer.recipe == "f" * 32

@@ -20,7 +20,7 @@ import pytest
 
 from kb_pipeline.knowledge_base.releases import Releases
 from kb_pipeline.knowledge_base.search import Release
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 LIMIT = 180.0
 """Seconds a change may take; generous, because the machine may be busy. The goal is a median below 60."""
@@ -123,7 +123,7 @@ def test_every_kind_of_change_reaches_the_release(tmp_path: Path, record_propert
         "  - {name: zebra, type: local_directory, path: ./zebra}\n"
     )
     (tmp_path / "zebra").mkdir()
-    storage = Storage(tmp_path / ".kb")
+    storage = Storage.of_folder(tmp_path / ".kb")
 
     def released() -> Mapping[str, str]:
         """Key -> text of everything in the current release."""

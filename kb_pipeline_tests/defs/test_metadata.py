@@ -103,7 +103,7 @@ def test_a_code_version_changes_with_what_decides_the_result(project: Project, m
 
 def test_a_code_version_changes_with_the_parsers(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     before = code_versions(project, "")
-    monkeypatch.setattr("kb_pipeline.ingestion.accounts.PARSERS_VERSION", "new")
+    monkeypatch.setattr("kb_pipeline.parsing.registry.PARSERS_VERSION", "new")
     monkeypatch.setattr("kb_pipeline.chunking.chunker.CHUNKER_VERSION", "new")
     after = code_versions(project, "")
     assert {stage for stage in before if before[stage] != after[stage]} == {"documents", "chunks"}

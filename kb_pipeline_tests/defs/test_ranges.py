@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dagster as dg
-import pyarrow.parquet as pq
 import pytest
 
 from kb_pipeline import tables
 from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.ledger.errors import LeaseHeld
 from kb_pipeline.ledger.leases import Leases
-from kb_pipeline.ledger.schema import leases
-from kb_pipeline.storage.partitions import parse_key
+from kb_pipeline.ledger.schema import leases as leases_table
+from kb_pipeline.storage.partitions import Partition, parse_key
+from kb_pipeline_tests import current
 from kb_pipeline_tests.defs.conftest import Project, failure_sentence
 
 CHAIN = ("local_directory/documents", "local_directory/chunks", "local_directory/embeddings")
 
 
 def keys_of(project: Project, partition: str, asset: str = "documents") -> list[str]:
-    path = project.workspace.storage.table_path(asset, parse_key("local_directory", partition))
-    return sorted(tables.values(pq.read_table(path, columns=["key"]).column(0)))
+    table = current.table(project.workspace.storage, asset, parse_key("local_directory", partition))
+    return sorted(tables.values(table["key"]))
 
 
 def test_one_partition_is_materialized_alone(project: Project) -> None:
@@ -28,7 +28,7 @@ def test_one_partition_is_materialized_alone(project: Project) -> None:
     assert keys_of(project, "c0") == ["note.md"]
     assert project.event("local_directory/embeddings", "c0") is not None
     assert project.event("local_directory/documents", "c1") is None
-    assert not (project.root / ".kb/local_directory/documents/c1.parquet").exists()
+    assert not (project.root / ".kb/local_directory/documents/c1").exists()
 
 
 def test_a_dead_connection_in_a_range_is_named_and_the_others_are_right(project: Project) -> None:
@@ -42,7 +42,7 @@ def test_a_dead_connection_in_a_range_is_named_and_the_others_are_right(project:
         assert keys_of(project, name) == ["note.md"]
         assert project.metadata("local_directory/documents", name)["indexed"] == 1
     assert project.event("local_directory/documents", "c1") is None
-    assert not (project.root / ".kb/local_directory/documents/c1.parquet").exists()
+    assert not (project.root / ".kb/local_directory/documents/c1").exists()
 
     versions = {name: project.data_version("local_directory/documents", name) for name in ("c0", "c2")}
     assert project.run("local_directory/documents", partition="c0").success
@@ -78,9 +78,8 @@ def test_checks_of_a_range_look_at_its_keys_only(project: Project) -> None:
     project.folders(3)
     assert project.run(*CHAIN, between=("c0", "c2")).success
     # c2 is damaged: a range without it passes, one with it fails and says so.
-    path = project.root / ".kb/local_directory/documents/c2.parquet"
-    table = pq.read_table(path)
-    pq.write_table(table.slice(1), path)
+    storage, damaged = project.workspace.storage, Partition("local_directory", "c2")
+    current.damage(storage, "documents", damaged, current.table(storage, "documents", damaged).slice(1))
     conservation = dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey(["local_directory", "documents"]), "conservation"))
     fine = project.execute(conservation, between=("c0", "c1"))
     assert fine.success
@@ -122,8 +121,8 @@ def test_a_writer_without_its_lease_publishes_nothing_and_says_so(project: Proje
 
     def thief(self: Chain, partition: object, stage: str) -> object:
         with project.workspace.ledger.database.write() as database:
-            mine = leases.c.name == "local_directory/documents/c0"
-            database.execute(leases.update().where(mine).values(token=leases.c.token + 1))
+            mine = leases_table.c.name == "local_directory/documents/c0"
+            database.execute(leases_table.update().where(mine).values(token=leases_table.c.token + 1))
         return original(self, partition, stage)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Chain, "_reporter", thief)
@@ -133,7 +132,7 @@ def test_a_writer_without_its_lease_publishes_nothing_and_says_so(project: Proje
     assert "local_directory/documents of c0: the lease" in sentence
     assert "was lost" in sentence
     assert "of c1:" not in sentence
-    assert not (project.root / ".kb/local_directory/documents/c0.parquet").exists()
+    assert project.workspace.storage.pointer("documents", Partition("local_directory", "c0")) is None
     assert keys_of(project, "c1") == ["note.md"]
 
 
@@ -146,8 +145,8 @@ def test_a_partition_of_a_range_is_there_for_others_before_the_next_one_is_made(
 
     def look(self: Chain, connection: str, *rest: object) -> object:
         made = [each.key for each in self.workspace.storage.partitions("documents", "local_directory")]
-        leases = self.workspace.ledger.leases
-        free = [name for name in ("c0", "c1", "c2") if _free(leases, f"local_directory/documents/{name}")]
+        held = self.workspace.ledger.leases
+        free = [name for name in ("c0", "c1", "c2") if _free(held, f"local_directory/documents/{name}")]
         seen.append((connection, made, free))
         return original(self, connection, *rest)  # type: ignore[arg-type]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from kb_pipeline.defs import sensors
 from kb_pipeline.sources.base import Item
 from kb_pipeline.sources.capabilities import Change, ChangePage
 from kb_pipeline.sources.local_directory import LocalDirectory
+from kb_pipeline.storage.partitions import Partition
 from kb_pipeline_tests.defs.conftest import Project
 
 CHAIN = ("local_directory/documents", "local_directory/chunks", "local_directory/embeddings")
@@ -297,8 +298,11 @@ def test_the_corpus_is_published_once_its_partitions_are_at_rest(project: Projec
     clock[0] = 30.0
     project.write("docs/wind.md", "# Wind\n\nAnother text.\n")
     project.chain("local_directory", "handbook")
-    later = time.time() + 30
-    os.utime(project.root / ".kb/local_directory/embeddings/handbook.parquet", (later, later))
+    storage = project.workspace.storage
+    embeddings = storage.pointer("embeddings", Partition("local_directory", "handbook"))
+    assert embeddings is not None
+    with storage.ledger.leases.acquire("t", "a test") as lease:
+        storage.pointers.move(lease, replace(embeddings, published_at=time.time() + 30))
     clock[0] = 61.0
     assert daemon.tick() == [], "the second change came 31 s ago"
     clock[0] = 100.0

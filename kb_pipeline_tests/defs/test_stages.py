@@ -8,7 +8,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from kb_pipeline import stages, tables
+from kb_pipeline import stages
 from kb_pipeline.embedding.vector_store import VectorStore
 from kb_pipeline.findings import Finding
 from kb_pipeline.ingestion.gc import collect
@@ -22,7 +22,8 @@ from kb_pipeline.settings.load import load
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Staged, Storage, Table
+from kb_pipeline.storage.storage import Storage
+from kb_pipeline_tests import current
 from kb_pipeline_tests.defs.conftest import Project, failure_sentence
 
 HANDBOOK = Partition("local_directory", "handbook")
@@ -36,16 +37,15 @@ def shout(work: Work) -> Prepared:
     """Names every chunk's vector once more, and one that no other stage names."""
     storage, partition = work.workspace.storage, work.partition
     SHOUTED.append(partition.key)
-    with Table(storage.table_path("embeddings", partition)) as upstream:
+    with storage.require("embeddings", partition) as upstream:
         rows = upstream.read(["chunk_id", "text_sha256"]).to_pylist()
         made_from = upstream.fingerprint
     fingerprint = identity.digest("shouts", made_from)
-    target = storage.table_path("shouts", partition)
-    with storage.stage(target, SHOUTS) as writer:
+    with storage.write(partition.key, SHOUTS) as writer:
         for row in [*rows, {"chunk_id": "extra", "text_sha256": EXTRA_KEY}]:
             writer.row(row)
-        writer.annotate({tables.FINGERPRINT: fingerprint, tables.SOURCE_FINGERPRINT: made_from})
-    return Prepared(Staged(target, writer.path, fingerprint, {"shouted": len(rows)}))
+        writer.describe(fingerprint, made_from)
+    return Prepared(storage.staged("shouts", partition, writer, {"shouted": len(rows)}))
 
 
 def volume(workspace: Workspace) -> str:
@@ -55,7 +55,7 @@ def volume(workspace: Workspace) -> str:
 
 def loud_enough(storage: Storage, partition: Partition) -> Finding:
     """Every chunk was shouted."""
-    with Table(storage.table_path("shouts", partition)) as table:
+    with storage.require("shouts", partition) as table:
         return Finding(table.num_rows > 0, f"{partition.key}: {table.num_rows} shouts")
 
 
@@ -131,7 +131,7 @@ def test_a_partition_is_consistent_only_with_it(project: Project) -> None:
     assert project.run("local_directory/shouts", partition="handbook").success
     made = snapshot.state(storage, HANDBOOK)
     assert made is not None
-    assert list(made.fingerprints) == list(stages.names())
+    assert list(made.pointers) == list(stages.names())
     project.write("docs/tide.md", "# Tide\n\nAnother text.\n")
     project.chain("local_directory", "handbook")
     assert snapshot.state(storage, HANDBOOK) is None, "the invented table was made from the embeddings before"
@@ -159,14 +159,16 @@ def test_vectors_that_only_it_names_stay(project: Project) -> None:
 def test_retiring_a_connection_drops_its_table(project: Project) -> None:
     orchestrate(project)
     storage = project.workspace.storage
-    path = storage.table_path("shouts", HANDBOOK)
+    path = current.path(storage, "shouts", HANDBOOK)
     assert path.exists()
     project.configure("{name: archive, type: local_zip, path: ./archives/*.zip}")
-    for name in stages.names()[:-1]:
-        storage.table_path(name, HANDBOOK).unlink()
+    with project.workspace.ledger.leases.acquire("t", "a test") as lease:
+        for name in stages.names()[:-1]:
+            storage.drop(lease, name, HANDBOOK)
     assert known_connections(storage) == [("local_directory", "handbook")]
     assert retire_connection(project.workspace, "local_directory", "handbook") == [HANDBOOK]
     assert not path.exists()
+    assert storage.pointer("shouts", HANDBOOK) is None
 
 
 def test_numbers_that_stages_report_are_numbers_of_the_report() -> None:

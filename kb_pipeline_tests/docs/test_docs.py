@@ -33,8 +33,7 @@ from kb_pipeline.settings.profiles import PROFILES, Profile
 from kb_pipeline.sources import registry
 from kb_pipeline.sources.base import ItemUnreadable, ItemVanished, ListingFailed, SourceConfig, SourceContext
 from kb_pipeline.statuses import Status
-from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import KNOWLEDGE_BASE, LEDGER, STAGING, Storage, key_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -283,12 +282,11 @@ def test_the_floor_plan_is_the_packages() -> None:
 def test_the_storage_layout_is_the_codes() -> None:
     (layout,) = blocks(section(ARCHITECTURE, "## On disk").split("\n### ")[0], "")
     named = [line.split("  ")[0].rstrip("/") for line in layout.splitlines()]
-    storage = Storage(Path())
-    partition = Partition("<type>", "<partition>")
-    expected = [storage.ledger_path, storage.staging_path, storage.listing_path("<type>", "<connection>")]
-    expected += [storage.table_path(asset, partition) for asset in stages.names()]
-    assert {path.as_posix() for path in expected} <= set(named)
-    for root in (storage.vectors_location, storage.index_location, storage.knowledge_base_path):
+    storage = Storage.of_folder(Path())
+    expected = [LEDGER, STAGING, key_of(f"<type>/{stages.INVENTORY}", "<connection>", "<fingerprint>")]
+    expected += [key_of(f"<type>/{asset}", "<partition>", "<fingerprint>") for asset in stages.names()]
+    assert set(expected) <= set(named)
+    for root in (storage.vectors_location, storage.index_location, KNOWLEDGE_BASE):
         assert any(each == str(root) or each.startswith(f"{root}/") for each in named)
 
 

@@ -12,18 +12,17 @@ from io import BytesIO
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kb_pipeline import tables
 from kb_pipeline.findings import Finding
 from kb_pipeline.ingestion import checks, documents, listing
 from kb_pipeline.ingestion.accounts import Limits
-from kb_pipeline.ledger.leases import Leases
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.parsing.parse import parse_item
 from kb_pipeline.sources.base import Item, Source
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Staged, Storage
+from kb_pipeline.storage.storage import Staged, Storage
+from kb_pipeline_tests import current
 
 PARTITION = Partition("made_up", "c")
 LIMITS = Limits(max_item_bytes=1_000, inflight_bytes=10_000, workers=2, parse_seconds=60.0, parse_memory_mib=1_024)
@@ -37,7 +36,6 @@ class Made:
     """A connection in memory: ``bytes`` by key, an error instead of bytes where reading fails."""
 
     storage: Storage
-    leases: Leases
     bytes: dict[str, bytes | Exception] = field(default_factory=dict)
     items: dict[str, Item] = field(default_factory=dict)
     read_keys: list[str] = field(default_factory=list)
@@ -67,7 +65,7 @@ class Made:
     def run(self, partition: Partition = PARTITION, retries: frozenset[str] = frozenset()) -> Staged:
         """One run of the documents stage, published."""
         self.read_keys.clear()
-        with self.leases.acquire(f"documents/{partition.key}", "a test") as lease:
+        with self.storage.ledger.leases.acquire(f"documents/{partition.key}", "a test") as lease:
 
             def parse(name: str, data: bytes, *, inside: bool = False, media_type: str | None = None) -> Future[Outcome]:
                 done: Future[Outcome] = Future()
@@ -93,19 +91,17 @@ class Made:
 
     def row(self, key: str, partition: Partition = PARTITION) -> dict[str, Any]:
         """The row of an item in the published table."""
-        rows = pq.read_table(self.storage.table_path("documents", partition)).to_pylist()
-        (row,) = [row for row in rows if row["key"] == key]
+        (row,) = [row for row in current.rows(self.storage, "documents", partition) if row["key"] == key]
         return row
 
     def keys(self, partition: Partition = PARTITION) -> set[str]:
         """Keys in the published table."""
-        return set(tables.values(pq.read_table(self.storage.table_path("documents", partition))["key"]))
+        return {row["key"] for row in current.rows(self.storage, "documents", partition)}
 
     def accounted_for(self) -> Finding:
         """What the blocking check says of the published table, against today's listing."""
         listing.take(
             self.storage,
-            self.leases,
             PARTITION.type,
             PARTITION.connection,
             cast("Source", self),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -17,6 +16,7 @@ from kb_pipeline.ingestion.work import Orchestration
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.settings.load import load
 from kb_pipeline.storage.partitions import Partition
+from kb_pipeline_tests import current
 from kb_pipeline_tests.acceptance.world import CountingEmbedder, WordEmbedder
 
 PARTITION = Partition("local_directory", "mine")
@@ -58,7 +58,7 @@ class Project:
         return sorted(self.cut), len(self.embedder.texts)
 
     def rows(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = pq.read_table(self.storage.table_path("chunks", PARTITION)).to_pylist()
+        rows = current.rows(self.storage, "chunks", PARTITION)
         return rows
 
 

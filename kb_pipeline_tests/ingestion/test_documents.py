@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from kb_pipeline.ingestion import chunks
-from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.sources.base import (
     Item,
@@ -24,7 +23,8 @@ from kb_pipeline.sources.base import (
 from kb_pipeline.sources.capabilities import READ_MANY_ITEMS
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.partitions import Partition, layout
-from kb_pipeline.storage.table import Staged, Storage
+from kb_pipeline.storage.storage import Staged, Storage
+from kb_pipeline_tests import current
 from kb_pipeline_tests.ingestion.made import LIMITS, PARTITION, Made
 
 TRANSIENT = [ItemUnreadable("the network is down"), ItemVanished("gone for a moment")]
@@ -221,13 +221,13 @@ def test_an_unchanged_run_reads_nothing_and_changes_nothing(made: Made) -> None:
     made.put("f.txt", b"text", "1", problem=Status.ENCRYPTED, problem_detail="locked")
     made.put("g.txt", b"x" * 2_000, "1")
     first = made.run()
-    written = made.storage.table_path("documents", PARTITION).stat().st_mtime_ns
+    written = current.path(made.storage, "documents", PARTITION).stat().st_mtime_ns
     assert first.changed
     second = made.run()
     assert made.read_keys == []
     assert not second.changed
     assert second.fingerprint == first.fingerprint
-    assert made.storage.table_path("documents", PARTITION).stat().st_mtime_ns == written
+    assert current.path(made.storage, "documents", PARTITION).stat().st_mtime_ns == written
     assert second.counts == {"listed": 7, "indexed": 0, "unchanged": 2, "quarantined": 3, "excluded": 2, "deleted": 0}
     assert first.counts == {"listed": 7, "indexed": 2, "unchanged": 0, "quarantined": 3, "excluded": 2, "deleted": 0}
 
@@ -248,7 +248,7 @@ def test_equal_documents_make_equal_fingerprints_whatever_the_way_there(made: Ma
     made.put("b.txt", b"two", "1")
     made.put("a.txt", b"one!", "2")
     grown = made.run()
-    other = Made(Storage(tmp_path / "other"), Ledger.of_file(tmp_path / "other.sqlite").leases, made.bytes, made.items)
+    other = Made(Storage.of_folder(tmp_path / "other"), made.bytes, made.items)
     assert other.run().fingerprint == grown.fingerprint
 
 
@@ -277,7 +277,7 @@ class MadeMany(Made):
 
 @pytest.fixture
 def many(made: Made) -> MadeMany:
-    found = MadeMany(made.storage, made.leases)
+    found = MadeMany(made.storage)
     for number in range(100):
         found.put(f"{number:03d}.txt", f"text {number}".encode(), "1")
     return found
@@ -294,13 +294,7 @@ def test_small_items_are_read_together_and_come_to_the_same(many: MadeMany, tmp_
     assert many.asked
     assert many.read_keys == ["060.txt", "070.txt"]
     assert staged.counts["listed"] == staged.counts["indexed"] + staged.counts["quarantined"] == 100
-    alone = Made(
-        Storage(tmp_path / "alone"),
-        Ledger.of_file(tmp_path / "alone.sqlite").leases,
-        many.bytes,
-        many.items,
-        limits=many.limits,
-    )
+    alone = Made(Storage.of_folder(tmp_path / "alone"), many.bytes, many.items, limits=many.limits)
     assert alone.run().fingerprint == staged.fingerprint
     assert max(many.asked) <= READ_MANY_ITEMS
 
@@ -308,7 +302,7 @@ def test_small_items_are_read_together_and_come_to_the_same(many: MadeMany, tmp_
 def test_what_it_says_nothing_of_is_read_alone(many: MadeMany) -> None:
     many.silent = frozenset({"003.txt", "099.txt"})
     assert many.run().counts["indexed"] == 100
-    assert sorted(many.read_keys) == ["003.txt", "099.txt"]  # by several threads
+    assert many.read_keys == ["003.txt", "099.txt"]
 
 
 def test_an_error_of_all_at_once_is_that_of_those_it_said_nothing_of(many: MadeMany) -> None:
@@ -381,7 +375,7 @@ def test_chunks_of_untouched_documents_are_carried_over_not_cut_again(made: Made
     monkeypatch.setattr(chunks, "cut", noted)
 
     def run(tokens: int = 32) -> Staged:
-        with made.leases.acquire("chunks", "a test") as lease:
+        with made.storage.ledger.leases.acquire("chunks", "a test") as lease:
             staged = chunks.update(
                 made.storage,
                 PARTITION,

@@ -13,7 +13,7 @@ from kb_pipeline.embedding import VectorStore, text_key
 from kb_pipeline.ingestion import embeddings
 from kb_pipeline.storage import table
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage, Table
+from kb_pipeline.storage.table import Table
 from kb_pipeline_tests.acceptance.world import WordEmbedder, World
 
 WORDS = [f"word{number}" for number in range(40)]
@@ -52,9 +52,9 @@ def ingest(world: World, alpha: Partition) -> list[str]:
     """Bring the partition in step; the texts that went through the model for it."""
     before = len(world.embedder.texts)
     world.ingest(alpha)
-    with Table(Storage(world.storage.root).table_path("chunks", alpha)) as chunks:
+    with world.storage.require("chunks", alpha) as chunks:
         rows = chunks.read(["chunk_id", "prefix", "text"]).to_pylist()
-    with Table(Storage(world.storage.root).table_path("embeddings", alpha)) as made:
+    with world.storage.require("embeddings", alpha) as made:
         found = made.read().to_pylist()
     assert [each["chunk_id"] for each in found] == [each["chunk_id"] for each in rows]
     for row, each in zip(rows, found, strict=True):

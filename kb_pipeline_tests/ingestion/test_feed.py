@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 
 from kb_pipeline.ingestion import feed, listing
 from kb_pipeline.ingestion.listed import ListingDigest
-from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.sources.base import Item, ListingFailed
 from kb_pipeline.sources.capabilities import Change, ChangePage
 from kb_pipeline.storage.partitions import Partition
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 from kb_pipeline_tests.sources.capable import Capable
 
 Contents = Mapping[str, bytes]
@@ -38,7 +37,6 @@ class Listings:
         """List, however it is done."""
         return listing.take(
             self.storage,
-            Ledger.of_file(self.storage.ledger_path).leases,
             "made_up",
             "c",
             self.source,
@@ -67,7 +65,7 @@ class Listings:
 def listings(tmp_path: Path) -> Listings:
     source = Capable()
     source.fill({"a": b"1", "b": b"2", "c": b"3"})
-    return Listings(Storage(tmp_path), source)
+    return Listings(Storage.of_folder(tmp_path), source)
 
 
 def digest(items: list[Item]) -> str:
@@ -91,7 +89,7 @@ def digest(items: list[Item]) -> str:
 def test_after_any_changes_it_is_what_the_source_lists(steps: list[tuple[Contents, str]]) -> None:
     with TemporaryDirectory() as folder:
         source = Capable()
-        found = Listings(Storage(Path(folder)), source)
+        found = Listings(Storage.of_folder(Path(folder)), source)
         for number, (content, event) in enumerate(steps):
             source.fill(content)
             if event == "expired":
@@ -151,7 +149,7 @@ def test_a_feed_that_fails_is_no_reason_to_delete_or_to_list(listings: Listings,
     with pytest.raises(ListingFailed, match="can't be had"):
         listings.take()
     assert listing.latest(listings.storage, "made_up", "c") == known
-    assert list(listings.storage.staging_path.iterdir()) == []
+    assert list(listings.storage.staging.iterdir()) == []
 
 
 def test_the_cursor_is_from_before_the_listing(listings: Listings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,19 +13,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kb_pipeline.ingestion import inside
-from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.parsing.parse import parse_item
 from kb_pipeline.sources.base import ItemUnreadable
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.partitions import layout
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
+from kb_pipeline_tests import current
 from kb_pipeline_tests.ingestion.made import LIMITS, PARTITION, Made
 
 Files = Sequence[tuple[str, bytes]]
@@ -61,7 +60,7 @@ def roomy(made: Made) -> Made:
 
 def rows(made: Made) -> list[dict[str, Any]]:
     """The published rows, listed ones first."""
-    published = pq.read_table(made.storage.table_path("documents", PARTITION)).to_pylist()
+    published = current.rows(made.storage, "documents", PARTITION)
     return sorted(published, key=lambda row: (row["within"] or "", row["key"]))
 
 
@@ -168,8 +167,7 @@ def test_new_times_on_the_same_message_are_recorded_inside_without_parsing(
     roomy.put("post.eml", mail, "2", uri="made://elsewhere")
     touched = roomy.run()
     assert parsed == []
-    storage, leases = Storage(tmp_path / "clean"), Ledger.of_file(tmp_path / "clean.sqlite").leases
-    clean = Made(storage, leases, roomy.bytes, roomy.items, limits=roomy.limits)
+    clean = Made(Storage.of_folder(tmp_path / "clean"), roomy.bytes, roomy.items, limits=roomy.limits)
     assert clean.run().fingerprint == touched.fingerprint
 
 
@@ -339,7 +337,7 @@ def test_after_any_edits_the_manifest_equals_a_rebuild(
     with TemporaryDirectory() as folder:
         root = Path(folder)
         limits = replace(LIMITS, max_item_bytes=100_000)
-        made = Made(Storage(root / "made"), Ledger.of_file(root / "made.sqlite").leases, limits=limits)
+        made = Made(Storage.of_folder(root / "made"), limits=limits)
         for version, (key, data) in enumerate([*edits, ("k.eml", b""), *last]):
             if data is None:
                 made.items.pop(key, None)
@@ -353,5 +351,5 @@ def test_after_any_edits_the_manifest_equals_a_rebuild(
             if isinstance(data, Exception) and key in made.items:
                 made.put(key, b"settled", f"settled {version}")
         settled = made.run()
-        rebuilt = Made(Storage(root / "new"), Ledger.of_file(root / "new.sqlite").leases, made.bytes, made.items, [], limits)
+        rebuilt = Made(Storage.of_folder(root / "new"), made.bytes, made.items, [], limits)
         assert rebuilt.run().fingerprint == settled.fingerprint

@@ -10,11 +10,10 @@ import pytest
 
 from kb_pipeline.ingestion import listing
 from kb_pipeline.ledger.errors import LeaseHeld
-from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.sources.base import Item, ListingFailed
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage.partitions import Partition, layout
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 
 
 class Listed:
@@ -38,13 +37,12 @@ def item(key: str, version: Any = "1", **facts: Any) -> Item:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return Storage(tmp_path)
+    return Storage.of_folder(tmp_path)
 
 
 def take(storage: Storage, source: Any, orchestration: str = "o1", not_before: float = 2.0**40) -> listing.ListingInfo:
     return listing.take(
         storage,
-        Ledger.of_file(storage.ledger_path).leases,
         "made_up",
         "c",
         source,
@@ -99,7 +97,7 @@ def test_a_listing_that_cannot_be_believed_is_not_recorded(storage: Storage, sou
     with pytest.raises((ListingFailed, OSError)):
         take(storage, source)
     assert listing.latest(storage, "made_up", "c") == known
-    assert list(storage.staging_path.iterdir()) == []
+    assert list(storage.staging.iterdir()) == []
 
 
 @pytest.mark.parametrize("items", [("b", "a"), ("a", "a")])
@@ -125,7 +123,7 @@ def test_a_listing_begun_after_the_orchestration_serves_it(storage: Storage) -> 
 
 def test_a_listing_under_way_elsewhere_is_waited_for(storage: Storage) -> None:
     with (
-        Ledger.of_file(storage.ledger_path).leases.acquire("made_up/inventory/c", "another listing"),
+        storage.ledger.leases.acquire("made_up/inventory/c", "another listing"),
         pytest.raises(LeaseHeld, match="another listing"),
     ):
         take(storage, Listed(item("a")))

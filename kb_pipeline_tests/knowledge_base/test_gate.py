@@ -15,7 +15,9 @@ from kb_pipeline.knowledge_base.index import TABLE
 from kb_pipeline.knowledge_base.publish import NotPublishable, Publication
 from kb_pipeline.knowledge_base.releases import ReleaseRecord, Releases
 from kb_pipeline.ledger.errors import LeaseLost
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.partitions import Partition
+from kb_pipeline.storage.storage import KNOWLEDGE_BASE, Storage
+from kb_pipeline_tests import current
 from kb_pipeline_tests.acceptance.world import Corpus, World, orchestration
 from kb_pipeline_tests.damage import double, rewrite
 
@@ -55,7 +57,7 @@ def damaged(world: World) -> Corpus:
     """Publish a first release, then try with an edit whose tables were damaged."""
     world.run()
     edit(world, "deserts wait")
-    double(world.storage.root, "alpha")
+    double(world.storage.local, "alpha")
     return world.publish()
 
 
@@ -77,7 +79,7 @@ def test_publishing_alone_does_not_get_around_a_failed_check(world: World) -> No
 def test_what_failed_is_compared_anew_and_published_once_the_tables_are_right(world: World) -> None:
     damaged(world)
     for asset in ("chunks", "embeddings"):
-        rewrite(world.storage.root / f"local_directory/{asset}/alpha.parquet", lambda table: table.slice(0, 1))
+        rewrite(current.path(world.storage, asset, Partition("local_directory", "alpha")), lambda table: table.slice(0, 1))
     result = world.publish()
     assert result.index.skipped == 0
     assert result.published
@@ -111,7 +113,7 @@ def test_a_crash_before_the_publication_leaves_the_old_release_and_the_next_run_
 def test_what_a_crash_left_unchecked_is_checked_with_what_comes_after(world: World) -> None:
     world.run()
     edit(world, "deserts wait")
-    double(world.storage.root, "alpha")
+    double(world.storage.local, "alpha")
     index_alone(world)
     world.write("beta", "b.txt", "islands float")
     result = world.run("beta")
@@ -262,6 +264,6 @@ def test_verdicts_of_earlier_candidates_are_not_kept(world: World, folder: Path)
     for number in range(3):
         edit(world, f"version {number}")
         world.publish()
-    kept = {path.name for path in (world.storage.knowledge_base_path / "candidates").iterdir()}
+    kept = {path.name for path in Path(world.storage.files.uri(f"{KNOWLEDGE_BASE}/candidates")).iterdir()}
     made = candidate(world)
     assert kept == {f"{made.id}.json", f"{made.id}.index_equals_tables.json"}

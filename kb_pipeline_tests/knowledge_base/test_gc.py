@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,8 @@ from kb_pipeline.knowledge_base.candidates import Candidates, is_candidate_tag
 from kb_pipeline.knowledge_base.index import TABLE, Index
 from kb_pipeline.knowledge_base.releases import NoRelease, Releases
 from kb_pipeline.ledger.errors import LeaseHeld
+from kb_pipeline.storage.files import aside_path
+from kb_pipeline.storage.storage import KNOWLEDGE_BASE
 from kb_pipeline_tests.acceptance.world import CountingEmbedder, WordEmbedder, World
 
 
@@ -135,19 +139,21 @@ def test_what_gone_processes_had_staged_goes_and_what_lives_stays(world: World) 
     world.run()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    staging = world.storage.staging_path
-    staging.mkdir(exist_ok=True)
-    for pid in (gone.pid, os.getpid()):
-        (staging / f"alpha-{pid}-0123456789ab.parquet").touch()
+    staging = world.storage.staging
+    mine = aside_path(staging, "alpha")
+    dead = mine.with_name(mine.name.replace(f"~{os.getpid()}~", f"~{gone.pid}~"))
+    elsewhere = dead.with_name(dead.name.replace(f"~{platform.node()}~", "~another-machine~"))
+    for path in (mine, dead, elsewhere):
+        path.touch()
     assert collect(world.workspace, keep=1).staged_files == 1
-    assert [path.name for path in staging.iterdir()] == [f"alpha-{os.getpid()}-0123456789ab.parquet"]
+    assert set(staging.iterdir()) == {mine, elsewhere}
 
 
 def test_a_publication_that_did_not_come_about_leaves_nothing_behind(world: World) -> None:
     world.run()
     table = world.storage.index_location.open(TABLE)
     table.tags.create("release-9", table.version)
-    records = world.storage.knowledge_base_path / "releases"
+    records = Path(world.storage.files.uri(f"{KNOWLEDGE_BASE}/releases"))
     shutil.copy(records / "release-1.json", records / "release-7.json")
     assert releases(world) == ["release-1"], "neither a record nor a tag alone is a release"
     collect(world.workspace, keep=1)

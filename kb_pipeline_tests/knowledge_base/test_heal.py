@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 
 from kb_pipeline.ingestion import checks
 from kb_pipeline.knowledge_base.index import TABLE
+from kb_pipeline_tests import current
 from kb_pipeline_tests.acceptance.world import World
 
 
@@ -128,9 +128,9 @@ def test_conservation_names_a_row_that_was_deleted_from_a_manifest(world: World)
     world.run()
     (alpha,) = world.partitions("alpha")
     assert checks.conservation(world.storage, alpha).passed
-    path = world.storage.table_path("documents", alpha)
-    table = pq.read_table(path)
-    pq.write_table(table.filter(pc.not_equal(table["key"], pa.scalar("lost.md"))), path)
+    table = current.table(world.storage, "documents", alpha)
+    kept = table.filter(pc.not_equal(table["key"], pa.scalar("lost.md")))
+    current.damage(world.storage, "documents", alpha, kept)
     finding = checks.conservation(world.storage, alpha)
     assert not finding.passed
     assert finding.examples == ("lost.md",)
@@ -140,10 +140,9 @@ def test_conservation_names_a_row_that_was_deleted_from_a_manifest(world: World)
 def test_conservation_names_a_row_that_no_listing_knows_and_one_that_is_there_twice(world: World) -> None:
     world.run()
     (alpha,) = world.partitions("alpha")
-    path = world.storage.table_path("documents", alpha)
-    rows = pq.read_table(path)
+    rows = current.table(world.storage, "documents", alpha)
     forged = pa.Table.from_pylist([{**rows.to_pylist()[0], "key": "forged.md"}], schema=rows.schema)
-    pq.write_table(pa.concat_tables([rows, rows, forged]), path)
+    current.damage(world.storage, "documents", alpha, pa.concat_tables([rows, rows, forged]))
     finding = checks.conservation(world.storage, alpha)
     assert finding.examples == ("forged.md",)
     assert "1 rows have no listed item, 1 rows are there twice" in finding.sentence
@@ -154,9 +153,8 @@ def test_a_document_without_chunks_is_named(world: World) -> None:
     world.run()
     (alpha,) = world.partitions("alpha")
     assert checks.every_document_chunked(world.storage, alpha).passed
-    path = world.storage.table_path("chunks", alpha)
-    table = pq.read_table(path)
+    table = current.table(world.storage, "chunks", alpha)
     lost = table["document_hash"][0].as_py()
-    pq.write_table(table.slice(0, 0), path)
+    current.damage(world.storage, "chunks", alpha, table.slice(0, 0))
     finding = checks.every_document_chunked(world.storage, alpha)
     assert (finding.passed, finding.examples) == (False, (lost,))

@@ -45,10 +45,10 @@ def test_a_folder_and_the_name_of_a_release_are_enough(world: World) -> None:
     world.write("alpha", "a.md", "deserts wait")
     world.run()
     for name, found in (("current", "deserts wait"), ("release-1", "rivers run to the sea")):
-        searcher = Searcher.open(world.storage.root, name)
+        searcher = Searcher.open(world.storage.local, name)
         assert searcher.search(found, k=1, mode="text")[0].text == found
     with pytest.raises(NoRelease, match="release-2"):
-        Searcher.open(world.storage.root, "release-9")
+        Searcher.open(world.storage.local, "release-9")
 
 
 def test_another_model_is_refused_and_words_still_work(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,34 @@ def test_a_lost_lease_moves_and_drops_no_pointer(ledger: Ledger) -> None:
     with pytest.raises(LeaseLost):
         ledger.pointers.drop(lease, DOCUMENTS.asset, DOCUMENTS.partition)
     assert ledger.pointers.all() == [DOCUMENTS]
+
+
+def test_what_was_current_is_known_until_its_file_is_removed(ledger: Ledger) -> None:
+    first, second = DOCUMENTS, replace(DOCUMENTS, fingerprint="f2")
+
+    def known(seconds: float = 0.0, **where: str) -> list[str]:
+        return [each.fingerprint for each in ledger.pointers.superseded(seconds=seconds, **where)]
+
+    with ledger.leases.acquire("t", "a run") as lease:
+        ledger.pointers.move(lease, first)
+        ledger.pointers.move(lease, replace(first, rows=4))
+        assert known() == [], "the same table anew supersedes nothing"
+        ledger.pointers.move(lease, second)
+        assert known() == ["f1"]
+        assert known(seconds=60) == []
+        assert known(asset=first.asset, partition=first.partition) == ["f1"]
+        assert known(asset="local_zip/documents") == known(partition="other") == []
+        ledger.pointers.move(lease, first)
+        assert known() == ["f2"], "what is current again isn't superseded"
+        ledger.pointers.drop(lease, first.asset, first.partition)
+        assert known() == ["f1", "f2"]
+        one, _ = ledger.pointers.superseded()
+        assert abs(one.at - time.time()) < 60
+        ledger.pointers.forget(lease, [one])
+        assert known() == ["f2"]
+    with pytest.raises(LeaseLost):
+        ledger.pointers.forget(lease, ledger.pointers.superseded())
+    assert known() == ["f2"]
 
 
 def test_a_breaker_is_closed_until_something_is_known(ledger: Ledger) -> None:

@@ -23,6 +23,7 @@ from kb_pipeline.sources.base import SourceConfig
 from kb_pipeline.sources.local_directory import LocalDirectoryConfig
 from kb_pipeline.sources.registry import GROUP
 from kb_pipeline.sources.upload import Upload, UploadConfig
+from kb_pipeline.storage.bucket import S3Location
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     settings = load(Path("project/kb.yaml"))
     assert settings.base == tmp_path / "project"
     assert settings.path == tmp_path / "project/kb.yaml"
-    assert settings.storage_root == settings.context.storage == tmp_path / "project/data"
+    assert settings.local_root == settings.context.storage == tmp_path / "project/data"
     assert settings.model_location == str(tmp_path / "project/model")
 
 
@@ -168,7 +169,18 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         ("owners: [ada@example]", '1: owners: expected team:NAME or an e-mail address, not "ada@example"'),
         ("pools: {gpu: 0}", "1: pools.gpu: expected at least 1, got 0"),
         ("pools: {'a b': 1}", "1: pools: expected pool names without spaces"),
-        ("storage: {url: 's3://b/x'}", "1: storage.url: remote storage (s3://) is not available in this version"),
+        ("storage: {url: 's3://b/x'}", "1: storage.url: expected s3://BUCKET"),
+        ("storage: {url: 's3://bucket//x'}", "1: storage.url: expected s3://BUCKET"),
+        ("storage: {url: 's3://bucket/x/../y'}", "1: storage.url: expected s3://BUCKET"),
+        ("storage: {url: 's3://key:secret@bucket/x'}", "1: storage.url: expected s3://BUCKET"),
+        ("storage: {region: eu-west-1}", "1: storage: region is for s3:// only, and url is a folder"),
+        ("storage: {url: 's3://bucket', access_key: {env: A}}", "1: storage: expected access_key and secret_key together"),
+        ("storage: {url: 's3://bucket', endpoint_url: 'ftp://x'}", "1: storage.endpoint_url: expected an address like"),
+        ("storage: {url: 's3://bucket', endpoint_url: 'http://a:b@x'}", "1: storage.endpoint_url: expected an address like"),
+        (
+            "storage: {url: 's3://bucket', access_key: AKIA123, secret_key: {env: B}}",
+            "1: storage.access_key: expected {env: NAME}: a secret never stands in the file itself",
+        ),
         ("storage: {url: 'gs://b/x'}", "not available in this version"),
         ("storage: {url: 'AZ://b/x'}", "not available in this version"),
         ("storage: {url: 'http://x'}", "1: storage.url: expected a folder"),
@@ -240,6 +252,21 @@ def test_aliases_are_values_but_not_bombs(file: Path) -> None:
     assert [getattr(s, "exclude", None) for s in given_text(file, text).sources] == [("**/x/**",)] * 2 + [None]
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
     assert len(problems(file, bomb)) < 100
+
+
+def test_a_storage_in_a_bucket(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = given_text(file, "storage: {url: 's3://my-bucket'}")
+    assert plain.s3 == S3Location("my-bucket")
+    assert plain.local_root == plain.context.storage == file.parent / ".kb"
+    text = "storage: {url: 's3://b.1/kb/one/', endpoint_url: 'http://127.0.0.1:9000/', region: r, "
+    full = given_text(file, text + "access_key: {env: AK}, secret_key: {env: SK}}")
+    with pytest.raises(ConfigError, match="the environment variable AK is not set"):
+        _ = full.s3
+    monkeypatch.setenv("AK", "an id")
+    monkeypatch.setenv("SK", "a secret")
+    assert full.s3 == S3Location("b.1", "kb/one", "http://127.0.0.1:9000", "r", "an id", "a secret")
+    assert "a secret" not in repr(full)
+    assert given_text(file, "storage: {url: ./data}").s3 is None
 
 
 @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
+from kb_pipeline.flow.errors import ErrorClass, classify
 from kb_pipeline.storage import bucket as bucket_module
 from kb_pipeline.storage.bucket import TAIL_BYTES, Bucket, S3Location
 from kb_pipeline.storage.files import (
@@ -82,6 +84,22 @@ def test_a_put_replaces(files: Files) -> None:
     files.put("k", b"new")
     assert files.get("k") == b"new"
     assert keys(files) == ["k"]
+
+
+def test_a_file_is_created_once(files: Files) -> None:
+    assert files.create("releases/1.json", b"first")
+    assert not files.create("releases/1.json", b"second")
+    assert files.get("releases/1.json") == b"first"
+    files.delete(["releases/1.json"])
+    assert files.create("releases/1.json", b"third")
+    assert keys(files) == ["releases/1.json"]
+
+
+def test_of_many_that_create_a_file_at_once_one_does(files: Files) -> None:
+    with ThreadPoolExecutor(8) as executor:
+        created = list(executor.map(lambda number: files.create("k", str(number).encode()), range(8)))
+    assert created.count(True) == 1
+    assert files.get("k") == str(created.index(True)).encode()
 
 
 def test_a_kept_file_is_moved_in_and_the_first_one_stays(files: Files, finished: Path) -> None:
@@ -192,6 +210,19 @@ def test_a_reader_never_gets_bytes_of_two_files(files: Files, finished: Path) ->
             assert opened.read() == content[10:]
         else:
             with pytest.raises(FilesError, match="was replaced while it was being read: run again"):
+                opened.read()
+
+
+def test_a_reader_of_a_deleted_file_reads_on_or_is_told(files: Files, finished: Path) -> None:
+    content = os.urandom(3 * TAIL_BYTES)
+    finished.write_bytes(content)
+    files.keep("f", finished)
+    with files.open("f") as opened:
+        files.delete(["f"])
+        if isinstance(files, Folder):
+            assert opened.read() == content
+        else:
+            with pytest.raises(FilesError, match="was removed while it was being read: run again"):
                 opened.read()
 
 
@@ -367,6 +398,7 @@ def every_call(files: Bucket, tmp_path: Path) -> Iterator[FilesError]:
     for call in (
         lambda: files.get("k"),
         lambda: files.put("k", b"x"),
+        lambda: files.create("k", b"x"),
         lambda: files.keep("k", finished),
         lambda: files.open("k"),
         lambda: files.stream("k"),
@@ -383,6 +415,7 @@ def test_a_missing_bucket_is_named(s3: S3Server, tmp_path: Path) -> None:
     for told in every_call(files, tmp_path):
         assert isinstance(told, FilesMisconfigured)
         assert str(told) == f"there is no bucket no-such-bucket at {s3.url}: make it, or correct storage.url"
+        assert classify(told) is ErrorClass.NOT_FOUND
 
 
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
@@ -391,6 +424,7 @@ def test_refused_credentials_are_told_without_showing_them(code: str, tmp_path: 
         for told in every_call(at(url), tmp_path):
             assert isinstance(told, FilesMisconfigured)
             assert "refuses the credentials for the bucket reports" in str(told)
+            assert classify(told) is ErrorClass.AUTHENTICATION
             assert "an-access-key" not in str(told)
             assert "a-secret-key" not in str(told)
 
@@ -400,6 +434,7 @@ def test_a_permission_that_lacks_is_told(tmp_path: Path) -> None:
         for told in every_call(at(url), tmp_path):
             assert isinstance(told, FilesMisconfigured)
             assert "doesn't allow s3://reports/kb" in str(told)
+            assert classify(told) is ErrorClass.PERMISSION
 
 
 def test_a_server_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,13 +443,15 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.
     for told in every_call(at(url), tmp_path):
         assert isinstance(told, FilesUnavailable)
         assert str(told) == f"{url} can't be reached: Connection refused"
+        assert classify(told) is ErrorClass.NETWORK
 
 
 def test_a_server_in_trouble_is_tried_again_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket_module, "_RETRIES", 1)
     with answering(503, error("SlowDown")) as (url, seen):
-        with pytest.raises(FilesUnavailable, match="503"):
+        with pytest.raises(FilesUnavailable, match="503") as told:
             at(url).get("k")
+        assert classify(told.value) is ErrorClass.RATE_LIMITING
         assert len(seen) == 2
 
 
