@@ -85,7 +85,7 @@ def process_batch(
                 parsers(workspace.limits).submit,
                 workspace.limits,
                 retries=frozenset(),
-                on_progress=lambda done, total: report("documents", done, total),
+                on_progress=lambda done, total, size=None: report("documents", done, total),
             )
             staged.publish(lease)
             chunks.update(
@@ -93,7 +93,7 @@ def process_batch(
                 _PARTITION,
                 workspace.tokenizer,
                 workspace.chunkers,
-                on_progress=lambda done, total: report("chunks", done, total),
+                on_progress=lambda done, total, size=None: report("chunks", done, total),
             ).publish(lease)
             with (
                 storage.require("documents", _PARTITION) as documents_table,

@@ -18,7 +18,8 @@ from kb_pipeline.defs.io_managers import PartitionTables
 from kb_pipeline.defs.resources import chain_resource, embedder_resource
 from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.ingestion.workspace import Workspace
-from kb_pipeline.monitoring.progress import Progress, Silent
+from kb_pipeline.ledger.recorder import RecordedProgress
+from kb_pipeline.monitoring.progress import Progress
 from kb_pipeline.settings.load import load
 from kb_pipeline.settings.model import Settings
 
@@ -45,7 +46,7 @@ def build_defs(
     Raises ConfigError for a missing or bad kb.yaml.
     """
     workspace = Workspace(settings if settings is not None else load(config_path()))
-    progress = progress or Silent()
+    progress = progress or RecordedProgress(lambda: workspace.ledger.progress)
     types = workspace.types()
     executor = dg.in_process_executor if workspace.settings.executor == "in_process" else dg.multiprocess_executor
     return dg.Definitions(

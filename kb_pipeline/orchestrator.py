@@ -46,7 +46,8 @@ from kb_pipeline.ingestion.report import stored_counts
 from kb_pipeline.ingestion.work import Orchestration
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.knowledge_base.releases import Releases
-from kb_pipeline.monitoring.progress import Progress, Silent
+from kb_pipeline.ledger.recorder import RecordedProgress
+from kb_pipeline.monitoring.progress import Progress
 from kb_pipeline.settings.model import Settings
 from kb_pipeline.sources.circuit import BreakerOpen
 from kb_pipeline.stages import Stage
@@ -160,23 +161,29 @@ class Orchestrator:
         progress: Progress | None = None,
         resources: Mapping[str, Any] | None = None,
     ) -> None:
-        progress = progress or Silent()
         self._turns = Turns()
         self._workspace = Workspace(settings, self._turns)
-        self._chain = Chain(self._workspace, progress)
+        # What is recorded is shown by whoever follows the ledger: this process's own display, `kb watch`, or nobody.
+        self._progress = progress or RecordedProgress(lambda: self._workspace.ledger.progress)
+        self._chain = Chain(self._workspace, self._progress)
         self._instance = instance
         # The very chain that lists: what it knows of a connection, the runs know as well.
-        self._definitions = build_defs(settings, progress=progress, resources={"chain": self._chain, **(resources or {})})
+        self._definitions = build_defs(
+            settings, progress=self._progress, resources={"chain": self._chain, **(resources or {})}
+        )
         self._embedding = threading.Lock()
 
     def cancel(self) -> None:
         """Start nothing more and wait for no source; what runs finishes its step."""
         self._turns.stop()
 
-    def run(self, options: Options) -> Report:
-        """One whole orchestration. Never raises for the failure of a connection: the report says it."""
+    def run(self, options: Options, orchestration: str | None = None) -> Report:
+        """One whole orchestration, by an id given or by a new one. Its progress can be followed in the ledger by that id.
+
+        Never raises for the failure of a connection: the report says it.
+        """
         started = time.time()
-        report = Report(uuid.uuid4().hex)
+        report = Report(orchestration or uuid.uuid4().hex)
         reap_dead_runs(self._instance, others=is_own(self._workspace.settings))
         register(self._instance, self._workspace)
         names = [
@@ -192,6 +199,7 @@ class Orchestrator:
         self._record_inventory(report, options, names)
         if not self._turns.stopped:
             self._release(report, options)
+        self._progress.flush()
         # Twice what an orchestration makes: the work stays in proportion, and an older history shrinks.
         self._drop_old_runs(4 * (1 + sum(len(self._workspace.partitions(name)) for name in names)))
         current = Releases(self._workspace.storage).current()
@@ -200,25 +208,30 @@ class Orchestrator:
         report.status = self._status(report)
         return report
 
-    def materialize(self, partition: Partition, asset: str, options: Options) -> SourceFault | None:
+    def materialize(
+        self, partition: Partition, asset: str, options: Options, orchestration: str | None = None
+    ) -> SourceFault | None:
         """One asset of one partition; None when it succeeded."""
         register(self._instance, self._workspace)
         selection = [dg.AssetKey([partition.type, asset])]
-        tags = self._tags(uuid.uuid4().hex, options) | breaker_tag(self._workspace, partition.connection)
+        tags = self._tags(orchestration or uuid.uuid4().hex, options) | breaker_tag(self._workspace, partition.connection)
         job = chain_job_name(partition.type)
         _, fault = self._execute(partition.connection, job, tags, options, partition.key, selection)
+        self._progress.flush()
         return fault
 
-    def materialize_corpus(self, asset: str, options: Options) -> SourceFault | None:
+    def materialize_corpus(self, asset: str, options: Options, orchestration: str | None = None) -> SourceFault | None:
         """``index``, with its checks, or ``knowledge_base`` alone; None when it succeeded."""
-        tags = self._tags(uuid.uuid4().hex, options)
+        tags = self._tags(orchestration or uuid.uuid4().hex, options)
         _, fault = self._execute("release", CORPUS_JOB, tags, options, selection=[dg.AssetKey(["corpus", asset])])
+        self._progress.flush()
         return fault
 
-    def release(self, options: Options, *, everything: bool = False) -> Report:
+    def release(self, options: Options, orchestration: str | None = None, *, everything: bool = False) -> Report:
         """Only the last phase: bring the index in step, check it, publish. ``everything``: compare the whole index."""
-        report = Report(uuid.uuid4().hex)
+        report = Report(orchestration or uuid.uuid4().hex)
         self._release(report, options, everything=everything)
+        self._progress.flush()
         current = Releases(self._workspace.storage).current()
         report.release = current.name if current else None
         report.status = "failed" if report.errors else "completed"

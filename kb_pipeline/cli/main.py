@@ -16,6 +16,7 @@ _COMMANDS = {
     "dev": ("kb_pipeline.cli.project", "dev"),
     "run": ("kb_pipeline.cli.run", "run"),
     "materialize": ("kb_pipeline.cli.run", "materialize"),
+    "watch": ("kb_pipeline.cli.watch", "watch"),
     "sync": ("kb_pipeline.cli.run", "sync"),
     "retire": ("kb_pipeline.cli.run", "retire"),
     "status": ("kb_pipeline.cli.status", "status"),

@@ -27,6 +27,12 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def show_json_line(value: Any) -> None:
+    """One JSON document of many, each in a line of its own; seen at once."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+    sys.stdout.flush()
+
+
 def printable(text: str) -> str:
     """The text with escapes for what would move the cursor, or colour the terminal: names come from outside."""
     return _MOVES.sub(lambda match: repr(match[0])[1:-1], text)

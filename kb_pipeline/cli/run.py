@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import click
 from kb_pipeline import stages
 from kb_pipeline.cli.context import settings_of, told, workspace_of
 from kb_pipeline.cli.output import say, show_json, show_table
-from kb_pipeline.cli.progress import display
+from kb_pipeline.cli.progress import followed
 from kb_pipeline.environment import instance as open_instance
 from kb_pipeline.ingestion.workspace import UnknownConnection, Workspace
 
@@ -59,9 +60,10 @@ def run(
     from kb_pipeline.orchestrator import Options, Orchestrator
 
     options = Options(connections, user_id, max_concurrent_sources, log_level.upper())
-    with open_instance(settings, say) as instance, display() as progress:
-        orchestrator = Orchestrator(settings, instance, progress)
-        report = _until_done_or_stopped(orchestrator, options)
+    orchestration = uuid.uuid4().hex
+    with open_instance(settings, say) as instance, followed(workspace.ledger.progress, orchestration):
+        orchestrator = Orchestrator(settings, instance)
+        report = _until_done_or_stopped(orchestrator, options, orchestration)
     if as_json:
         show_json(report.as_dict())
     else:
@@ -70,7 +72,7 @@ def run(
     raise SystemExit(1 if failed or (strict and report.totals.quarantined) else 0)
 
 
-def _until_done_or_stopped(orchestrator: Orchestrator, options: Options) -> Report:
+def _until_done_or_stopped(orchestrator: Orchestrator, options: Options, orchestration: str) -> Report:
     """Run the orchestration; the first SIGTERM or SIGINT has it finish the steps that run, a second one ends it at once.
 
     It runs beside the main thread because Dagster puts handlers of its own in place of ours whenever it runs in it. To
@@ -89,7 +91,7 @@ def _until_done_or_stopped(orchestrator: Orchestrator, options: Options) -> Repo
     previous = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="kb-run") as executor:
-            return executor.submit(orchestrator.run, options).result()
+            return executor.submit(orchestrator.run, options, orchestration).result()
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)
@@ -150,15 +152,16 @@ def materialize(context: click.Context, asset: str, partition: str | None) -> No
     if asset not in _CORPUS and (type_ not in workspace.types() or name not in stages.names()):
         known = [f"{each}/{stage}" for each in workspace.types() for stage in stages.names()]
         raise click.UsageError(f"no asset {asset!r}; known: {', '.join([*known, *_CORPUS])}")
-    with open_instance(settings, say) as instance, display() as progress:
-        orchestrator = Orchestrator(settings, instance, progress)
+    orchestration = uuid.uuid4().hex
+    with open_instance(settings, say) as instance, followed(workspace.ledger.progress, orchestration):
+        orchestrator = Orchestrator(settings, instance)
         if asset in _CORPUS:
-            fault = orchestrator.materialize_corpus(name, Options())
+            fault = orchestrator.materialize_corpus(name, Options(), orchestration)
         else:
             keys = wanted_keys(workspace, type_)
             if partition not in keys:
                 raise click.UsageError(f"no partition {partition!r} of {type_}; known: {', '.join(keys)}")
-            fault = orchestrator.materialize(parse_key(type_, partition), name, Options())
+            fault = orchestrator.materialize(parse_key(type_, partition), name, Options(), orchestration)
     if fault is not None:
         say(f"{fault.source}: {fault.message} ({fault.error_class})")
     raise SystemExit(1 if fault is not None else 0)

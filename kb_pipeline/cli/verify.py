@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import asdict
 
 import click
@@ -21,20 +22,22 @@ def verify(context: click.Context, heal: bool, as_json: bool) -> None:
     from kb_pipeline.ingestion.chain import Chain
     from kb_pipeline.ingestion.workspace import Workspace
 
-    chain = Chain(Workspace(settings))
+    workspace = Workspace(settings)
+    chain = Chain(workspace)
     found = chain.verify()
     errors: list[str] = []
     healed = None
     if heal and not all(finding.passed for finding in found):
-        from kb_pipeline.cli.progress import display
+        from kb_pipeline.cli.progress import followed
         from kb_pipeline.environment import instance as open_instance
         from kb_pipeline.orchestrator import Options, Orchestrator
 
         for finding in found:
             if not finding.passed:
                 say(finding.sentence)
-        with open_instance(settings, say) as instance, display() as progress:
-            report = Orchestrator(settings, instance, progress).release(Options(), everything=True)
+        orchestration = uuid.uuid4().hex
+        with open_instance(settings, say) as instance, followed(workspace.ledger.progress, orchestration):
+            report = Orchestrator(settings, instance).release(Options(), orchestration, everything=True)
         errors = [fault.message for fault in report.errors]
         found = chain.verify()
         healed = not errors and all(finding.passed for finding in found)

@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 
-from kb_pipeline import stages
 from kb_pipeline.dagster_home import dagster_home, is_own
-from kb_pipeline.defs.corpus import INDEX, KNOWLEDGE_BASE
-from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, VERIFICATION_JOB, chain_job_name
+from kb_pipeline.defs.orchestration import orchestration_id
+from kb_pipeline.defs.runs import OurRuns
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.ledger.errors import LeaseHeld
 from kb_pipeline.settings.model import Settings
@@ -41,9 +40,6 @@ INTERVAL_SECONDS = 600
 """Seconds between two looks of the daemon."""
 MAX_RUNS = 200
 """Runs the daemon drops at a time; a few milliseconds each."""
-_BY_HAND = "__ASSET_JOB"
-"""Dagster's own job for what people and backfills materialize in the UI."""
-_OUR_TAGS = "kb/"
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _BACKFILL_TAG = "dagster/backfill"
 _BACKFILL_UNDER_WAY = ("REQUESTED", "CANCELING", "FAILING")
@@ -96,6 +92,7 @@ def prune(instance: dg.DagsterInstance, workspace: Workspace, limit: int) -> Dro
     Does nothing while another process does it, and where ``reason_to_leave_alone`` says why. Raises what the storage raises
     when it can't be written; the next call then goes on from there.
     """
+    workspace.ledger.progress.prune()
     alone = reason_to_leave_alone(instance, workspace.settings)
     if alone is not None:
         return Dropped(alone=alone)
@@ -117,9 +114,11 @@ class _Pruning:
     workspace: Workspace
 
     def drop(self, limit: int) -> Dropped:
-        doomed = self._doomed(limit)
-        if not doomed:
+        dropped = self._doomed(limit)
+        if not dropped:
             return Dropped()
+        doomed = [run.run_id for run in dropped]
+        self.workspace.ledger.progress.drop(orchestration_id(run) for run in dropped)
         with self.index:
             runs = f"run_id IN ({_marks(doomed)})"
             self.index.execute(
@@ -144,9 +143,9 @@ class _Pruning:
             self.instance.run_storage.delete_run(run_id)
         return Dropped(len(doomed), len(surplus))
 
-    def _doomed(self, limit: int) -> list[str]:
+    def _doomed(self, limit: int) -> list[dg.DagsterRun]:
         keep = self.workspace.settings.history.keep_runs
-        found: list[str] = []
+        found: list[dg.DagsterRun] = []
         newest: Counter[tuple[str, ...]] = Counter()
         failed: set[tuple[str, ...]] = set()
         for run in self._finished():
@@ -157,49 +156,33 @@ class _Pruning:
                 failed.add(group)
             if newest[group] <= keep or newest_failure or run.run_id in self._latest or self._in_backfill(run):
                 continue
-            found.append(run.run_id)
+            found.append(run)
             if len(found) == limit:
                 break
         return found
 
     def _finished(self) -> Iterator[dg.DagsterRun]:
         """Finished runs of ours, job by job, newest first. Others may share $DAGSTER_HOME, and have jobs of these names."""
-        jobs = [
-            *(chain_job_name(type_) for type_ in self.workspace.types()),
-            CORPUS_JOB,
-            VERIFICATION_JOB,
-            INVENTORY_JOB,
-            _BY_HAND,
-        ]
-        for job in jobs:
+        for job in self._ours.jobs:
             cursor: str | None = None
             while runs := self.instance.get_runs(dg.RunsFilter(job_name=job, statuses=_FINISHED), cursor, _PAGE):
-                yield from (run for run in runs if self._ours(run))
+                yield from (run for run in runs if run in self._ours)
                 cursor = runs[-1].run_id
 
-    def _ours(self, run: dg.DagsterRun) -> bool:
-        if run.asset_selection:
-            return all(key.to_string() in self._assets for key in run.asset_selection)
-        return any(tag.startswith(_OUR_TAGS) for tag in run.tags)
-
     @cached_property
-    def _assets(self) -> frozenset[str]:
-        """Our asset keys as the event log writes them."""
-        keys = [
-            dg.AssetKey([type_, asset]) for type_ in self.workspace.types() for asset in (stages.INVENTORY, *stages.names())
-        ]
-        return frozenset(key.to_string() for key in [*keys, INDEX, KNOWLEDGE_BASE])
+    def _ours(self) -> OurRuns:
+        return OurRuns(self.workspace)
 
     @cached_property
     def _latest(self) -> frozenset[str]:
         """Runs with the latest event of any kind of an asset partition, or the latest result of a check."""
-        marks = _marks(self._assets)
+        marks = _marks(self._ours.assets)
         rows = self.index.execute(
             "SELECT run_id FROM event_logs WHERE id IN (SELECT MAX(id) FROM event_logs "
             f"WHERE asset_key IN ({marks}) GROUP BY asset_key, dagster_event_type, partition) "
             "UNION SELECT run_id FROM asset_check_executions WHERE id IN (SELECT MAX(id) FROM asset_check_executions "
             f"WHERE asset_key IN ({marks}) GROUP BY asset_key, check_name, partition, execution_status)",
-            [*self._assets, *self._assets],
+            [*self._ours.assets, *self._ours.assets],
         )
         return frozenset(run_id for (run_id,) in rows)
 
@@ -213,9 +196,9 @@ class _Pruning:
         return self.index.execute(
             "SELECT id FROM (SELECT id, run_id, ROW_NUMBER() OVER (PARTITION BY asset_key, partition ORDER BY id DESC) "
             "AS nth FROM event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION' "
-            f"AND asset_key IN ({_marks(self._assets)})) AS point WHERE nth > ? AND run_id != '' AND NOT EXISTS "
+            f"AND asset_key IN ({_marks(self._ours.assets)})) AS point WHERE nth > ? AND run_id != '' AND NOT EXISTS "
             "(SELECT 1 FROM event_logs WHERE run_id = point.run_id AND dagster_event_type IS NOT 'ASSET_MATERIALIZATION')",
-            [*self._assets, self.workspace.settings.history.keep_materializations],
+            [*self._ours.assets, self.workspace.settings.history.keep_materializations],
         ).fetchall()
 
 

@@ -39,11 +39,15 @@ def of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) ->
     A run alone trusts listings begun after it was created, so that it always sees today's source.
     """
     run = context.run
-    tags: Mapping[str, str] = run.tags
     record = context.instance.get_run_record_by_id(run.run_id)
     created = record.create_timestamp.timestamp() if record is not None else 0.0
-    id_ = tags.get(ORCHESTRATION_TAG) or tags.get(_BACKFILL_TAG) or run.run_id
-    return Orchestration(id_, created, f"run {run.run_id[:8]} of {run.job_name}")
+    return Orchestration(orchestration_id(run), created, f"run {run.run_id[:8]} of {run.job_name}")
+
+
+def orchestration_id(run: dg.DagsterRun) -> str:
+    """What a run's work, and its progress in the ledger, belongs to."""
+    tags: Mapping[str, str] = run.tags
+    return tags.get(ORCHESTRATION_TAG) or tags.get(_BACKFILL_TAG) or run.run_id
 
 
 def breaker_tag(workspace: Workspace, connection: str) -> dict[str, str]:

@@ -25,7 +25,7 @@ from kb_pipeline.knowledge_base.publish import Publication
 from kb_pipeline.knowledge_base.snapshot import ConnectionLayout
 from kb_pipeline.knowledge_base.update import Update
 from kb_pipeline.ledger.leases import Lease
-from kb_pipeline.monitoring.progress import Progress, Silent
+from kb_pipeline.monitoring.progress import OnProgress, Progress, Silent
 from kb_pipeline.sources.base import Source, SourceError
 from kb_pipeline.stages import Stage
 from kb_pipeline.storage.partitions import Partition
@@ -66,7 +66,7 @@ class Chain:
         def report(count: int) -> None:
             nonlocal made
             made = True
-            self.progress.update(connection, "listing", count, None)
+            self.progress.update(orchestration.id, connection, "listing", count, None)
 
         try:
             with self.asking(connection) as source:
@@ -125,7 +125,7 @@ class Chain:
             work = Work(
                 workspace,
                 partition,
-                self._reporter(partition, stage.name),
+                self._reporter(orchestration, partition, stage.name),
                 lambda: self.take_listing(partition.connection, orchestration, on_listing),
                 lambda: self.asking(partition.connection),
                 embedder,
@@ -142,7 +142,7 @@ class Chain:
         storage = self.workspace.storage
 
         def report(done: int, total: int) -> None:
-            self.progress.update("release", "release", done, total)
+            self.progress.update(orchestration.id, "release", "release", done, total)
 
         with self._corpus(orchestration) as lease:
             return snapshot.settled(
@@ -190,10 +190,10 @@ class Chain:
         with self.workspace.ledger.leases.acquire(CORPUS_LEASE, orchestration.purpose, wait=self.lease_wait) as lease:
             yield lease
 
-    def _reporter(self, partition: Partition, stage: str) -> Callable[[int, int], None]:
-        name = partition.key
+    def _reporter(self, orchestration: Orchestration, partition: Partition, stage: str) -> OnProgress:
+        run, name = orchestration.id, partition.key
 
-        def report(done: int, total: int) -> None:
-            self.progress.update(name, stage, done, total)
+        def report(done: int, total: int, size: int | None = None) -> None:
+            self.progress.update(run, name, stage, done, total, size)
 
         return report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from kb_pipeline.chunking.settings import Chunkers
 from kb_pipeline.chunking.tokenizer import Tokenizer
 from kb_pipeline.ingestion.work import Prepared, Work
 from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.monitoring.progress import OnProgress
 from kb_pipeline.parsing.document import Block, BlockKind, Document
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
@@ -58,7 +59,7 @@ def update(
     tokenizer: Tokenizer,
     chunkers: Chunkers,
     *,
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> Staged:
     """Bring a partition's chunks in step with its documents; written aside, not published.
 

@@ -10,7 +10,7 @@ reason keeps its last good version, one that fails for its content loses it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +25,7 @@ from kb_pipeline.ingestion.plan import Action, ManifestRow, Processors, Step, pl
 from kb_pipeline.ingestion.standing import statuses
 from kb_pipeline.ingestion.work import Prepared, Work
 from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.monitoring.progress import OnProgress
 from kb_pipeline.sources.base import Item, Source
 from kb_pipeline.statuses import Status
 from kb_pipeline.storage import identity
@@ -79,7 +80,7 @@ def update(
     limits: Limits,
     *,
     retries: frozenset[str],
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> Staged:
     """Bring a partition's documents in step with its items; the result is written aside, not published.
 

@@ -21,6 +21,7 @@ from kb_pipeline.ingestion.accounts import Counts, Limits
 from kb_pipeline.ingestion.inside import Inside, Opened, carried
 from kb_pipeline.ingestion.plan import Action, ManifestRow, Processors, Step
 from kb_pipeline.ingestion.rows import document_hash, fingerprint, item_columns, new_row
+from kb_pipeline.monitoring.progress import OnProgress
 from kb_pipeline.parsing.outcome import Outcome
 from kb_pipeline.sources.base import Item, ItemCorrupt, ItemEncrypted, ItemUnreadable, ItemVanished, Source, SourceError
 from kb_pipeline.sources.capabilities import READ_MANY_ITEMS, SMALL_ITEM_BYTES, ReadMany
@@ -130,12 +131,13 @@ class Draft:
         self._amended: dict[str, dict[str, Any]] = {}
         self._kept: set[str] = set()
         self._written: set[str] = set()
+        self._bytes_read = 0
 
-    def make(self, steps: list[Step], on_progress: Callable[[int, int], None]) -> None:
+    def make(self, steps: list[Step], on_progress: OnProgress) -> None:
         """Settle every step. Reads and parses several items at a time."""
 
         def report() -> None:
-            on_progress(self.counts.listed, self.counts.listed + left)
+            on_progress(self.counts.listed, self.counts.listed + left, self._bytes_read)
 
         fetches = [step for step in steps if step.action is Action.FETCH]
         for step in steps:
@@ -299,7 +301,7 @@ class Draft:
             # What is inside something found inside another is opened again: its keys depend on what else is there.
             and not (step.within and row.holds)
         ):
-            return _Fetched(step, sha256, None, row.status, same=True, opened=opened)
+            return _Fetched(step, sha256, None, row.status, same=True, size=len(data), opened=opened)
         parsing = self._parse(step.item.name, data, inside=step.within is not None, media_type=step.item.media_type)
         return _Fetched(step, sha256, parsing, Status.PARSED, size=len(data), opened=opened)
 
@@ -312,6 +314,8 @@ class Draft:
         if refusal := opened.refusal(attachments):
             outcome, attachments = Outcome(Status.TOO_LARGE, detail=refusal), ()
         self._count(outcome.status, fetched=True)
+        if step.within is None:
+            self._bytes_read += fetched.size
         if fetched.same:
             changes = {**item_columns(item), "content_version": item.version, "stale": False}
             self._amended[self._id(item.key, step.within)] = changes

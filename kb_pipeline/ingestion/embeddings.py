@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,6 +17,7 @@ from kb_pipeline.embedding.embed import embed_missing
 from kb_pipeline.embedding.vector_store import Located, VectorStore
 from kb_pipeline.ingestion.work import Prepared, Work
 from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.monitoring.progress import OnProgress
 from kb_pipeline.storage import identity
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.storage import Staged, Storage
@@ -55,7 +56,7 @@ def update(
     embedder: Embedder,
     *,
     window_bytes: int,
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> Staged:
     """Bring a partition's embeddings in step with its chunks; written aside, not published.
 

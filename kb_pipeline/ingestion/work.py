@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from kb_pipeline.embedding.base import Embedder
 from kb_pipeline.ingestion.listing import ListingInfo
 from kb_pipeline.ingestion.workspace import Workspace
+from kb_pipeline.monitoring.progress import OnProgress
 from kb_pipeline.sources.base import Source
 from kb_pipeline.storage.partitions import Partition
 from kb_pipeline.storage.storage import Staged
@@ -33,7 +34,7 @@ class Work:
 
     workspace: Workspace
     partition: Partition
-    on_progress: Callable[[int, int], None]
+    on_progress: OnProgress
     take_listing: Callable[[], ListingInfo]
     """Lists the partition's connection, or takes the listing that the work may trust."""
     asking: Callable[[], AbstractContextManager[Source]]

@@ -118,6 +118,13 @@ def add(connection: sa.Connection, table: sa.Table, rows: Iterable[Mapping[str, 
         connection.execute(_insert(connection, table).on_conflict_do_nothing(), found)
 
 
+def write_in_turn(connection: sa.Connection, table: sa.Table) -> None:
+    """Let nobody else write to a table before this transaction ends, so that its numbers appear in ascending order."""
+    if connection.dialect.name == "postgresql":  # on SQLite it is so
+        name = connection.dialect.identifier_preparer.format_table(table)
+        connection.exec_driver_sql(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
+
+
 def _insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
     if connection.dialect.name == "sqlite":
         return sqlite.insert(table)

@@ -116,6 +116,11 @@ class Running:
         """What it said so far."""
         return self._stderr.read_text(encoding="utf-8", errors="replace")
 
+    @property
+    def result_so_far(self) -> str:
+        """What it printed so far."""
+        return self._stdout.read_text(encoding="utf-8", errors="replace")
+
     def kill(self, *, whole_group: bool) -> None:
         """SIGKILL, to it and all its children or to it alone; returns when it is gone."""
         if whole_group:
@@ -275,7 +280,7 @@ def install_connectors(folder: Path) -> dict[str, str]:
     info = folder / "acceptance_connectors-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acceptance-connectors\nVersion: 1.0\n")
-    names = ("Journalled", "Locked", "Broken", "Shelf")
+    names = ("Journalled", "Locked", "Broken", "Shelf", "Gated")
     points = "".join(f"{name.lower()} = acceptance_connectors:{name}\n" for name in names)
     (info / "entry_points.txt").write_text(f"[kb_pipeline.sources]\n{points}")
     return {"PYTHONPATH": str(folder)}

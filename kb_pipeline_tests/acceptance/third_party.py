@@ -1,12 +1,13 @@
 """Connectors as a third party would write them; installed beside kb_pipeline by ``install_connectors``.
 
 ``journalled`` writes down every read and has bad luck with some files; ``locked`` needs a secret and is refused;
-``broken`` has a fault of its own; ``shelf`` reads a small service.
+``broken`` has a fault of its own; ``shelf`` reads a small service; ``gated`` keeps a run waiting until a test opens it.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -53,6 +54,31 @@ class Journalled(LocalDirectory):
             journal.write(f"{item.key}\n")
         if item.name.startswith("unreadable"):
             raise ItemUnreadable(f"{item.key} can't be read: Input/output error.")
+        with super().read(item) as opened:
+            yield opened
+
+
+class GatedConfig(LocalDirectoryConfig):
+    """Settings of a gated connection."""
+
+    gate: str = Field(description="File whose existence opens the gate, relative to kb.yaml.")
+
+
+class Gated(LocalDirectory):
+    """A folder. Files named late* can only be read once the gate is open."""
+
+    Config: ClassVar[type[SourceConfig]] = GatedConfig
+
+    def __init__(self, config: SourceConfig, context: SourceContext) -> None:
+        super().__init__(config, context)
+        assert isinstance(config, GatedConfig)
+        self._gate = context.base / config.gate
+
+    @contextmanager
+    def read(self, item: Item) -> Iterator[BinaryIO]:
+        """The bytes of a file, sooner or later."""
+        while item.name.startswith("late") and not self._gate.exists():
+            threading.Event().wait(0.02)
         with super().read(item) as opened:
             yield opened
 

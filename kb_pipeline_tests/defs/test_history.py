@@ -96,6 +96,8 @@ def test_the_newest_runs_stay_and_the_points_of_others(handbook: Project, tmp_pa
         assert (report.status, report.totals.embedded) == ("completed", 1)
         seen |= {run.run_id for run in runs(handbook)}
     assert len(seen) == 12 * 4, "every run was there once"
+    followed = {each.run for each in handbook.workspace.ledger.progress.since(0)}
+    assert followed == {run.tags["kb/orchestration"] for run in runs(handbook)}, "progress goes with its run"
     left = Counter((run.job_name, run.tags.get("dagster/partition")) for run in runs(handbook))
     assert left == {("inventory", None): 3, ("local_directory_chain", "handbook"): 3, ("corpus_release", None): 3}
     assert files(tmp_path) == {run.run_id for run in runs(handbook)}

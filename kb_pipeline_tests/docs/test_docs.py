@@ -22,7 +22,10 @@ from pydantic import BaseModel
 
 from kb_pipeline import stages, tables
 from kb_pipeline.cli.main import cli
+from kb_pipeline.cli.watch import JsonLines
+from kb_pipeline.defs.runs import SeenRun
 from kb_pipeline.flow.errors import ErrorClass
+from kb_pipeline.monitoring.progress import ProgressEvent
 from kb_pipeline.orchestrator import Report, SourceCounts
 from kb_pipeline.settings.load import load
 from kb_pipeline.settings.model import Keys
@@ -258,6 +261,16 @@ def test_every_field_of_the_reports_is_explained(tmp_path: Path) -> None:
     report = _status(Workspace(load(tmp_path / "kb.yaml")))
     documented = set(rows(section(OPERATIONS, "## Reading `kb status --json`"))) - {"Field"}
     assert documented == {*report, *report["sources"]["inbox"]}
+
+
+def test_every_field_of_a_watch_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = JsonLines()
+    shown.show(ProgressEvent("r", "a", "documents", 1, 2, None, 0.0))
+    shown.run(SeenRun("d", "r", "inventory", "", "queued"))
+    written = {name for line in capsys.readouterr().out.splitlines() for name in json.loads(line)}
+    cells = set(rows(section(OPERATIONS, "## Watching what runs"))) - {"Field"}
+    documented = {name for cell in cells for name in re.findall(r"\w+", cell)}
+    assert documented == written
 
 
 # Architecture

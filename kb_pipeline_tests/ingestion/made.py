@@ -83,7 +83,7 @@ class Made:
                 parse,
                 self.limits,
                 retries=retries,
-                on_progress=lambda done, total: None,
+                on_progress=lambda done, total, size=None: None,
             )
             assert stands == (staged if not retries and not staged.changed else None), "the shortcut says the same"
             staged.publish(lease)

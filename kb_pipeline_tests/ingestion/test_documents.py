@@ -381,7 +381,7 @@ def test_chunks_of_untouched_documents_are_carried_over_not_cut_again(made: Made
                 PARTITION,
                 packaged_tokenizer(),
                 Chunkers(ChunkerSettings(tokens)),
-                on_progress=lambda done, total: None,
+                on_progress=lambda done, total, size=None: None,
             )
             staged.publish(lease)
         return staged

@@ -12,7 +12,7 @@ from kb_pipeline.flow.breaker import Breaker, State
 from kb_pipeline.ledger.errors import LeaseLost
 from kb_pipeline.ledger.ledger import Ledger
 from kb_pipeline.ledger.pointers import Pointer
-from kb_pipeline.ledger.progress import ProgressEvent
+from kb_pipeline.monitoring.progress import ProgressEvent
 from kb_pipeline_tests.ledger.conftest import OpenLedger
 
 DOCUMENTS = Pointer("local_directory/documents", "handbook", "f1", "", "r1", 3, 1.5)
