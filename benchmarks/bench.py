@@ -33,6 +33,7 @@ def commands(documents: Path, formats: Path, retrieval: Sequence[Path]) -> dict[
     found = {"ingest": ["benchmarks/ingest.py", str(documents)]}
     for folder in retrieval:
         found[f"retrieval-{folder.name}"] = ["benchmarks/retrieval.py", str(folder)]
+    found |= {"faults": ["benchmarks/faults.py", "--storm", "60", "--rounds", "5", "--documents", "150"]}
     found |= {"noop": ["benchmarks/noop.py"], "ui": ["benchmarks/ui.py"]}
     found |= {"parsing": ["benchmarks/parsing.py", str(formats), "--rounds", "5"], "memory": ["benchmarks/memory.py"]}
     found |= {"vector_store": ["benchmarks/vector_store.py"]}
@@ -121,7 +122,10 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help="ingest, noop, ui, parsing, vector_store, sandbox, chunking (default: all)"
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help="ingest, faults, noop, ui, parsing, vector_store, sandbox, chunking (default: all)",
     )
     parser.add_argument("--documents", type=Path, default=DEMO / "handbook", metavar="FOLDER", help="Markdown files")
     parser.add_argument("--formats", type=Path, default=DEMO, metavar="FOLDER", help="files of all formats")

@@ -51,9 +51,14 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def measure(
-    command: Sequence[str], *, cwd: Path, extra: Mapping[str, str] | None = None, timeout: float = 7200
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    extra: Mapping[str, str] | None = None,
+    timeout: float = 7200,
+    codes: Sequence[int] = (0,),
 ) -> Measurement:
-    """Run a command to its end. Raises BenchmarkFailed when it exits with anything but 0, and on a timeout."""
+    """Run a command to its end. Raises BenchmarkFailed when it exits with anything but ``codes``, and on a timeout."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         begin = time.perf_counter()
         process = subprocess.Popen(
@@ -76,7 +81,7 @@ def measure(
         out.seek(0)
         err.seek(0)
         stdout, stderr = out.read().decode("utf-8", "replace"), err.read().decode("utf-8", "replace")
-    if code != 0:
+    if code not in codes:
         raise BenchmarkFailed(f"{' '.join(command)}: exit {code}\n{(stdout + stderr)[-3000:]}")
     return Measurement(round(seconds, 3), round(memory.peak / 1e6, 1), stdout, stderr)
 
