@@ -27,7 +27,7 @@ import dagster as dg
 from benchmarks import results
 from benchmarks.processes import KbProject
 from kb_pipeline.knowledge_base.releases import Releases
-from kb_pipeline.storage.table import Storage
+from kb_pipeline.storage.storage import Storage
 from kb_pipeline_tests.acceptance.project import install_connectors
 from kb_pipeline_tests.shelf import Shelf, Storm, shelf
 
@@ -87,7 +87,7 @@ class Setting:
         status = project.kb("status", "--json", extra=self._environment).json
         names = HEALTHY + ((STORMY,) if trouble else ())
         seconds = {name: _finished(project, status["sources"][name]["type"], name) - began for name in names}
-        first = Releases(Storage(project.storage)).all()[0]
+        first = Releases(Storage.of_folder(project.storage)).all()[0]
         published = datetime.fromisoformat(first.created_at).timestamp() - began
         return Round(seconds, published, report, status), project
 

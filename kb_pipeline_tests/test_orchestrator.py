@@ -172,7 +172,7 @@ def test_a_throttled_connection_lends_its_turn(project: Path, monkeypatch: pytes
         other = Partition("local_directory", "south" if path.parent.name == "north" else "north")
         with lock:
             mine = not refused or refused[0] == path.parent.name
-            if mine and not storage.table_path("documents", other).exists():
+            if mine and not storage.pointer("documents", other):
                 refused.append(path.parent.name)
                 raise ItemUnreadable("slow down", kind=ErrorClass.RATE_LIMITING, retry_after=0.05)
 

@@ -215,7 +215,8 @@ def test_the_default_strategies_are_true() -> None:
     assert list(documented)[1:] == [kind.value for kind in DEFAULTS]
     for kind, strategy in DEFAULTS.items():
         assert [yaml.safe_load(cell.strip("`")) for cell in documented[kind.value]] == list(strategy.model_dump().values())
-    assert set(DEFAULTS) == set(ErrorClass)
+    # What the gate finds wrong with a candidate is nobody's to retry.
+    assert set(DEFAULTS) == set(ErrorClass) - {ErrorClass.FAILED_CHECK}
 
 
 def test_the_numbers_of_the_profiles_are_true() -> None:
