@@ -33,6 +33,7 @@ from kb_pipeline.flow.calls import Beat, Caller, Silent, TooManyLeft
 from kb_pipeline.flow.errors import Diagnosis, ErrorClass, diagnose
 from kb_pipeline.flow.tally import Measure, Tally
 from kb_pipeline.flow.turns import Stopped, Turns
+from kb_pipeline.settings.errors import ConfigError
 from kb_pipeline.settings.strategies import ErrorHandling, Resolved
 from kb_pipeline.sources.base import (
     ConnectorError,
@@ -532,7 +533,7 @@ def _told(error: Exception, operation: _Operation, found: Diagnosis, *, whole: b
                 error.diagnosis = found  # type: ignore[attr-defined]
             return error
     words = str(error) or type(error).__name__
-    if not isinstance(error, ConnectorError | Silent | TooManyLeft):
+    if not isinstance(error, ConnectorError | Silent | TooManyLeft | ConfigError):
         words = f"{type(error).__name__}: {words}"
     if operation.tries > 1:
         seconds = time.monotonic() - operation.since

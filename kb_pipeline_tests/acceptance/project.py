@@ -174,6 +174,8 @@ class Project:
     @property
     def kept(self) -> Storage:
         """Its storage, wherever that is."""
+        if self.home == IN_A_FOLDER:
+            return Storage.of_folder(self.storage)  # the connections of kb.yaml may be unknown to this process
         return Workspace(load(self.root / "kb.yaml")).storage
 
     def configure(self, *sources: Mapping[str, Any], **keys: Any) -> None:
