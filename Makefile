@@ -14,14 +14,18 @@ DOCUMENTS ?=
 FORMATS ?=
 RETRIEVAL ?=
 
-.PHONY: demo test test-slow bench check format dev clean
+.PHONY: demo test test-sources test-slow bench check format dev clean
 
 demo: $(STAMP)
 	$(BIN)/python demo/demo.py
 
 # A file's tests stay in one process; two processes, because each kb command under test uses a core of its own.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not sources"
+
+# The real kb on a bucket and on Postgres: servers that the tests start on this machine.
+test-sources: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "sources and not slow"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest

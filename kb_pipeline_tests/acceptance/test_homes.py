@@ -11,6 +11,8 @@ from kb_pipeline_tests.acceptance.homes import ACCESS_KEY, KINDS, SECRET_KEY, Ho
 from kb_pipeline_tests.acceptance.project import Project, directory, sentences, tree_contains
 from kb_pipeline_tests.servers import S3Server, free_port
 
+pytestmark = pytest.mark.sources
+
 
 def found(project: Project, query: str) -> list[str]:
     """File names of what a search by words finds."""

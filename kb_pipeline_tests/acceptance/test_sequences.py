@@ -126,8 +126,14 @@ class Oracle:
         return f"# Number {self.changes}\n\nWhat number {self.changes} has to say about {word}.\n"
 
 
+def _marks(kind: str, seed: int) -> list[pytest.MarkDecorator]:
+    if seed > 1:
+        return [pytest.mark.slow]
+    return [] if kind == KINDS[0] else [pytest.mark.sources]
+
+
 _LANES = [
-    pytest.param(kind, seed, steps, marks=[] if seed == 1 else [pytest.mark.slow], id=f"{kind}-{seed}")
+    pytest.param(kind, seed, steps, marks=_marks(kind, seed), id=f"{kind}-{seed}")
     for kind in KINDS
     for seed, steps in [(1, 3 if kind == KINDS[0] else 2), (2, 6), (3, 6)]
 ]
