@@ -264,7 +264,7 @@ class World:
     @property
     def workspace(self) -> FaultyWorkspace:
         """A workspace over the settings as they are now."""
-        return FaultyWorkspace(self.settings, self.faults)
+        return FaultyWorkspace(self.settings, faults=self.faults)
 
     @property
     def chain(self) -> Chain:
