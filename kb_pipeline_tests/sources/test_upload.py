@@ -124,7 +124,8 @@ def test_a_storage_that_takes_nothing_leaves_the_old_file(
             put(tmp_path, inbox, "a", b"2")
     assert content(inbox) == {"a": b"1"}
     assert staged(tmp_path) == []
-    assert inbox.collect() == (1 if step == "put" else 0)
+    # A bucket takes small bytes by the same way as an entry: there they were refused before it came to the entry.
+    assert inbox.collect() == (1 if step == "put" and isinstance(files, Folder) else 0)
 
 
 def test_bytes_that_are_gone_or_changed(tmp_path: Path, inbox: Upload, files: Files) -> None:
