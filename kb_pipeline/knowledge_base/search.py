@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from kb_pipeline import tables
+from kb_pipeline.knowledge_base.fusion import fuse
 from kb_pipeline.knowledge_base.index import TABLE, among, quote
 from kb_pipeline.knowledge_base.releases import CURRENT, NoRelease, ReleaseRecord, Releases
 from kb_pipeline.storage.storage import Storage
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import pandas
 
 Mode = Literal["hybrid", "vector", "text"]
-RRF_K = 60
 CANDIDATES = 100
 """Rows taken from a list before it is cut to fewer: a list cut by the database ends among equals at random."""
 FUSED_CANDIDATES = 1_000
@@ -170,15 +170,6 @@ def _rows(query: Any, where: str | None, k: int, score: str, columns: Sequence[s
     # Equal scores come in no particular order: the id makes a result repeatable.
     sign = 1.0 if score == "_distance" else -1.0
     return sorted(found, key=lambda row: (sign * row[score], row["chunk_id"]))[:k]
-
-
-def fuse(lists: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
-    """(Chunk id, score) of all in these rankings, best first."""
-    scores: dict[str, float] = {}
-    for found in lists:
-        for rank, chunk in enumerate(found, start=1):
-            scores[chunk] = scores.get(chunk, 0.0) + 1.0 / (RRF_K + rank)
-    return sorted(scores.items(), key=lambda each: (-each[1], each[0]))
 
 
 def _hit(row: _Row, score: float) -> Hit:

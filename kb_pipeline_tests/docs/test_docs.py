@@ -372,3 +372,14 @@ def test_the_example_source_works(notes: str, tmp_path: Path) -> None:
     (tmp_path / "notes.json").unlink()
     with pytest.raises(ItemUnreadable), source.read(items[0]):
         pass
+
+
+def test_where_a_stranger_is_sent_there_is_what_is_named() -> None:
+    lines = [line for line in section(ARCHITECTURE, "## Where do I …").splitlines() if "](../" in line]
+    assert len(lines) == 10
+    for line in lines:
+        path = line.partition("](../")[2].partition(")")[0]
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for name in _INLINE.findall(line.rpartition("|")[0].rpartition("|")[2])[:1]:
+            word = re.split(r"[^A-Za-z_]", name)[0] if "." not in name else name.rpartition(".")[2]
+            assert word in text, f"{name} in {path}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kb_pipeline.knowledge_base.search import RRF_K, fuse
+from kb_pipeline.knowledge_base.fusion import RRF_K, fuse
 from kb_pipeline_tests.acceptance.world import WordEmbedder, World
 
 
