@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,12 +113,17 @@ class _Pruning:
     """The database over all runs: asset events, check results, beginnings and ends of runs."""
     workspace: Workspace
 
+    def _staying(self, doomed: set[str]) -> Iterable[dg.DagsterRun]:
+        return (run for run in self.instance.get_runs() if run.run_id not in doomed)
+
     def drop(self, limit: int) -> Dropped:
         dropped = self._doomed(limit)
         if not dropped:
             return Dropped()
         doomed = [run.run_id for run in dropped]
-        self.workspace.ledger.progress.drop(orchestration_id(run) for run in dropped)
+        # An orchestration has several runs: what was recorded of it goes with the last of them.
+        going = {orchestration_id(run) for run in dropped}
+        self.workspace.ledger.progress.drop(going - {orchestration_id(run) for run in self._staying(set(doomed))})
         with self.index:
             runs = f"run_id IN ({_marks(doomed)})"
             self.index.execute(

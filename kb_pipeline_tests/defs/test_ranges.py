@@ -119,11 +119,11 @@ def test_a_writer_without_its_lease_publishes_nothing_and_says_so(project: Proje
     project.folders(2)
     original = Chain._reporter
 
-    def thief(self: Chain, partition: object, stage: str) -> object:
+    def thief(self: Chain, *about: object) -> object:
         with project.workspace.ledger.database.write() as database:
             mine = leases_table.c.name == "local_directory/documents/c0"
             database.execute(leases_table.update().where(mine).values(token=leases_table.c.token + 1))
-        return original(self, partition, stage)  # type: ignore[arg-type]
+        return original(self, *about)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Chain, "_reporter", thief)
     result = project.run("local_directory/documents", between=("c0", "c1"))
