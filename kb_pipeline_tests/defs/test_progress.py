@@ -68,19 +68,19 @@ def test_a_watch_sees_runs_come_and_go_also_those_between_two_looks(project: Pro
     watch = RunWatch(project.instance, project.workspace)
     assert states(watch) == []
     job = project.definitions.resolve_job_def("local_directory_chain")
-    tags = {"dagster/partition": "c0"}
-    run = project.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.QUEUED, tags=tags)
-    assert states(watch) == [("local_directory_chain", "c0", "queued")]
+    tags = {"dagster/partition": "c0", "kb/orchestration": "o"}
+    run = project.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    assert states(watch) == [("local_directory_chain", "c0", "started")]
     assert list(watch.under_way) == [run.run_id]
     assert states(watch) == []
     project.instance.report_run_canceled(run)
-    result = project.run("local_directory/documents", partition="c1")
+    result = project.run("local_directory/documents", partition="c1", tags={"kb/orchestration": "o"})
     seen = list(watch.look())
     assert [(each.about, each.state) for each in seen] == [("c0", "canceled"), ("c1", "failed")]
     assert watch.under_way == {}
     assert seen[1].message is not None
     assert seen[1].message in failure_sentence(result)
-    assert seen[1].orchestration == seen[1].id == result.run_id
+    assert seen[1].id == result.run_id
     assert states(watch) == []
 
 
