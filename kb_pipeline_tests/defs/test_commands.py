@@ -103,7 +103,7 @@ def test_a_run_of_a_killed_process_is_reaped(at_home: Path, tmp_path: Path) -> N
     settings = load(at_home)
     home = install(settings, lambda line: None)
     assert variables(settings)["DAGSTER_HOME"] == str(home)
-    # A run whose only file never ends: the process hangs in it until it is killed.
+    # A run whose first stage never ends: the process hangs in it until it is killed.
     os.mkfifo(tmp_path / "gate")
     code = f"""
 from pathlib import Path
@@ -111,9 +111,9 @@ from kb_pipeline.ingestion.chain import Chain
 from kb_pipeline.environment import instance
 from kb_pipeline.orchestrator import Options, Orchestrator
 from kb_pipeline.settings.load import load
-def hang(self, *args):
+def hang(self, *args, **options):
     open({str(tmp_path / "gate")!r}).read()
-Chain.take_listing = hang
+Chain.make = hang
 settings = load(Path({str(at_home)!r}))
 with instance(settings, print) as opened:
     Orchestrator(settings, opened).run(Options(connections=["handbook"]))
