@@ -7,12 +7,15 @@ A source has a capability by having its method; nothing is declared. The pipelin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import cache
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from kb_pipeline.sources.base import Item, SourceError
+
+T = TypeVar("T")
 
 
 class CursorExpired(SourceError):
@@ -96,3 +99,18 @@ CAPABILITIES: tuple[type, ...] = (Changes, ReadMany, Access)
 def capabilities(source: object) -> tuple[type, ...]:
     """Which of them a source has, in the order of CAPABILITIES."""
     return tuple(each for each in CAPABILITIES if isinstance(source, each))
+
+
+def passing_on(wrapper: type[T], forwards: Mapping[type, type], source: object) -> type[T]:
+    """The class of a wrapper around ``source`` that has the capabilities it has and no others.
+
+    ``forwards``: for each of CAPABILITIES a class whose method passes it on. What has a method must have it to some purpose:
+    ``isinstance`` is how the pipeline asks.
+    """
+    made: type[T] = _extended(cast("type", wrapper), tuple(forwards[each] for each in capabilities(source)))
+    return made
+
+
+@cache
+def _extended(wrapper: type, bases: tuple[type, ...]) -> Any:
+    return type(wrapper.__name__, (*bases, wrapper), {"__doc__": wrapper.__doc__}) if bases else wrapper

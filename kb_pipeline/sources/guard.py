@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, BinaryIO, ClassVar
 
 from pydantic import BaseModel
@@ -36,7 +35,7 @@ from kb_pipeline.sources.capabilities import (
     Changes,
     CursorExpired,
     ReadMany,
-    capabilities,
+    passing_on,
 )
 
 _OURS: tuple[type[ConnectorError], ...] = (
@@ -54,7 +53,7 @@ def guarded(source: Source, config: SourceConfig, context: SourceContext) -> Sou
     """The source itself, or one that keeps its secrets when its settings hold any."""
     if not _holds_secret(config):
         return source
-    return _guard_with(capabilities(source))(config, context, source)
+    return passing_on(Guarded, _GUARDS, source)(config, context, source)
 
 
 class Guarded:
@@ -113,12 +112,6 @@ class _GuardedAccess:
 
 
 _GUARDS: Mapping[type, type] = {Changes: _GuardedChanges, ReadMany: _GuardedReadMany, Access: _GuardedAccess}
-
-
-@cache
-def _guard_with(found: tuple[type, ...]) -> type[Guarded]:
-    """A guard that has these capabilities and no others: what has a method must have it to some purpose."""
-    return type("Guarded", (*(_GUARDS[each] for each in found), Guarded), {"__doc__": Guarded.__doc__}) if found else Guarded
 
 
 @contextmanager

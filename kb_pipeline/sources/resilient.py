@@ -25,7 +25,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, BinaryIO, ClassVar, NoReturn, TypeVar, cast
 
 from kb_pipeline.flow import backoff
@@ -47,7 +46,7 @@ from kb_pipeline.sources.base import (
     SourceConfig,
     SourceError,
 )
-from kb_pipeline.sources.capabilities import Access, ChangePage, Changes, CursorExpired, ReadMany, capabilities
+from kb_pipeline.sources.capabilities import Access, ChangePage, Changes, CursorExpired, ReadMany, passing_on
 from kb_pipeline.sources.circuit import BreakerOpen, Circuit, refusal
 
 T = TypeVar("T")
@@ -494,7 +493,7 @@ def resilient(
     ``patient``: False is for somebody who comes again soon: nothing is tried again or waited for. ``most_seconds``: of
     silence, where that is less than the connection's time-out.
     """
-    made = _with(capabilities(source))
+    made = passing_on(Resilient, _CAPABILITIES, source)
     timeout = min(most_seconds, config.timeout_seconds or errors.timeout_seconds)
     return made(
         source,
@@ -507,12 +506,6 @@ def resilient(
         most_bytes=most_bytes,
         patient=patient,
     )
-
-
-@cache
-def _with(found: tuple[type, ...]) -> type[Resilient]:
-    bases = (*(_CAPABILITIES[each] for each in found), Resilient)
-    return type("Resilient", bases, {"__doc__": Resilient.__doc__}) if found else Resilient
 
 
 def _diagnosed(error: Exception) -> Diagnosis:
