@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -19,6 +20,17 @@ INTERVAL = 0.5
 _logger = logging.getLogger(__name__)
 
 
+_AT_THE_END: weakref.WeakSet[_Noted] = weakref.WeakSet()
+"""What is written when the process ends. Not when a ``RecordedProgress`` is thrown away: garbage is collected anywhere, in
+the middle of a transaction too, and that thread would wait for itself. The thread that writes keeps what is still noted."""
+
+
+@atexit.register
+def _write_the_rest() -> None:
+    for each in list(_AT_THE_END):
+        each.flush()
+
+
 class RecordedProgress:
     """Progress that whoever has the ledger can follow.
 
@@ -28,7 +40,7 @@ class RecordedProgress:
 
     def __init__(self, events: Callable[[], ProgressEvents], *, interval: float = INTERVAL) -> None:
         self._noted = _Noted(events, interval)
-        weakref.finalize(self, self._noted.flush)  # also at the end of the process
+        _AT_THE_END.add(self._noted)
 
     def update(self, run: str, partition: str, stage: str, done: int, total: int | None, size: int | None = None) -> None:
         """Note how far a stage is."""

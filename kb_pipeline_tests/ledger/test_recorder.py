@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 import kb_pipeline
 from kb_pipeline.ledger.errors import LedgerUnavailable
 from kb_pipeline.ledger.ledger import Ledger
+from kb_pipeline.ledger.progress import ProgressEvents
 from kb_pipeline.ledger.recorder import RecordedProgress
 from kb_pipeline.monitoring.progress import ProgressEvent
 
@@ -86,6 +88,23 @@ def test_an_update_takes_no_time_whatever_the_ledger_does(tmp_path: Path) -> Non
 def test_what_is_noted_when_the_process_ends_is_written(ledger: Ledger, ledger_url: str) -> None:
     subprocess.run([sys.executable, "-c", _DIES, ledger_url], check=True, cwd=Path(kb_pipeline.__file__).parents[1])
     assert counts(ledger) == {("a", "documents"): (7, 7)}
+
+
+def test_one_that_is_thrown_away_writes_nothing_where_that_happens(ledger: Ledger) -> None:
+    """It may happen anywhere, in the middle of a transaction too: that thread would wait for itself."""
+    writers: list[threading.Thread] = []
+
+    def events() -> ProgressEvents:
+        writers.append(threading.current_thread())
+        return ledger.progress
+
+    progress = RecordedProgress(events, interval=0.05)
+    progress.update("r", "a", "documents", 1, 2)
+    with ledger.database.write():
+        del progress
+        gc.collect()
+    wait_until(lambda: counts(ledger) == {("a", "documents"): (1, 2)})
+    assert threading.current_thread() not in writers
 
 
 @pytest.mark.parametrize("error", [LedgerUnavailable("the server is gone"), OperationalError("INSERT", {}, OSError("full"))])
