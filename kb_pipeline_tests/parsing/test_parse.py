@@ -60,8 +60,8 @@ def test_an_encrypted_pdf() -> None:
 
 
 def test_a_defect_of_a_parser_costs_one_item(monkeypatch: pytest.MonkeyPatch) -> None:
-    def defective(name: str, head: bytes, *, inside: bool) -> object:
-        parser = choose(name, head)
+    def defective(name: str, head: bytes, *, inside: bool, media_type: str | None) -> object:
+        parser = choose(name, head, inside=inside, media_type=media_type)
         assert parser is not None
         return type(parser)("broken/1", "text/plain", lambda data, name: 1 // 0)  # type: ignore[arg-type,return-value]
 
