@@ -10,9 +10,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing, contextmanager
 from urllib.parse import unquote
+
+from kb_pipeline_tests.loopback import Handler, LoopbackServer
 
 Answer = tuple[int, Mapping[str, str]]
 """A status and headers."""
@@ -25,7 +26,7 @@ def throttled(seconds: float | None = None) -> Answer:
     return 429, ({} if seconds is None else {"Retry-After": f"{seconds:g}"})
 
 
-class Shelf:
+class Shelf(LoopbackServer):
     """Documents by key. ``GET /`` lists them as JSON, ``GET /KEY`` delivers one, with a token in ``Authorization``.
 
     ``fault`` is asked first for every request: None lets it through, an answer is given instead.
@@ -38,12 +39,9 @@ class Shelf:
         """By path."""
         self.answers: list[tuple[float, str, int]] = []
         """When (monotonic), path and status of every answer."""
-        self._over = threading.Event()
         shelf = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Serving(Handler):
             def do_GET(self) -> None:
                 path = unquote(self.path)
                 shelf.requests[path] += 1
@@ -67,42 +65,19 @@ class Shelf:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: object) -> None:
-                """Nothing."""
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 64
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                """A client that goes away is what some tests are about."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        super().__init__(Serving)
 
     def silence(self, path: str) -> Answer | None:
         """For ``fault``: accept, and never answer."""
-        self._over.wait()
+        self.over.wait()
         return DROP
-
-    def close(self) -> None:
-        """End it, and those who wait for it."""
-        self._over.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 @contextmanager
 def shelf(documents: Mapping[str, str]) -> Iterator[Shelf]:
     """A shelf for as long as the context lasts."""
-    opened = Shelf(documents)
-    try:
+    with closing(Shelf(documents)) as opened:
         yield opened
-    finally:
-        opened.close()
 
 
 class Storm:

@@ -6,19 +6,19 @@ What belongs here: one server with canned answers, plain or over TLS. What doesn
 from __future__ import annotations
 
 import ssl
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
+from kb_pipeline_tests.loopback import Handler, LoopbackServer
+
 Fault = Literal["", "drop", "hang", "cut"]
 
 
-class Answers:
+class Answers(LoopbackServer):
     """A server whose every answer is the one that was set last."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
@@ -26,12 +26,9 @@ class Answers:
         self.body = b""
         self.headers: Mapping[str, str] = {}
         self.fault: Fault = ""
-        self._over = threading.Event()
         answers = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Answering(Handler):
             def answer(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if answers.fault == "drop":
@@ -39,7 +36,7 @@ class Answers:
                     self.connection.shutdown(2)
                     return
                 if answers.fault == "hang":
-                    answers._over.wait(30)
+                    answers.over.wait(30)
                     self.close_connection = True
                     return
                 self.send_response_only(answers.status)
@@ -53,43 +50,18 @@ class Answers:
 
             do_GET = do_HEAD = do_PUT = do_POST = do_CONNECT = answer
 
-            def log_message(self, format: str, *args: object) -> None:
-                """Nothing."""
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                """A client that goes away is what some tests are about."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        if context is not None:
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"{'http' if context is None else 'https'}://127.0.0.1:{self._server.server_port}"
-        self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
+        super().__init__(Answering, context)
 
     def set(self, status: int = 200, body: bytes = b"", headers: Mapping[str, str] | None = None, fault: Fault = "") -> None:
         """What it answers from now on."""
         self.status, self.body, self.headers, self.fault = status, body, headers or {}, fault
 
-    def close(self) -> None:
-        """End it, and those who wait for it."""
-        self._over.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
 
 @contextmanager
 def served(context: ssl.SSLContext | None = None) -> Iterator[Answers]:
     """A server for as long as the context lasts."""
-    answers = Answers(context)
-    try:
+    with closing(Answers(context)) as answers:
         yield answers
-    finally:
-        answers.close()
 
 
 def certificate(folder: Path, *, days: int = 1) -> ssl.SSLContext:

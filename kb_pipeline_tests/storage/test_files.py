@@ -6,12 +6,10 @@ import os
 import platform
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,6 +31,7 @@ from kb_pipeline.storage.files import (
     aside_path,
     is_abandoned,
 )
+from kb_pipeline_tests.loopback import Handler, LoopbackServer
 from kb_pipeline_tests.servers import S3Server, free_port
 
 AWKWARD = ["%41%2f", "ü €", "a b+c&d=e", "#1", "~x~", "q?x", "[z]", "名前.json", "a" * 200]
@@ -356,7 +355,7 @@ def answering(status: int, body: str) -> Iterator[tuple[str, list[str]]]:
     """A server that gives every request the same answer; its address and the requests it saw."""
     seen: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answering(Handler):
         def answer(self) -> None:
             seen.append(f"{self.command} {self.path}")
             length = int(self.headers.get("Content-Length") or 0)
@@ -369,18 +368,8 @@ def answering(status: int, body: str) -> Iterator[tuple[str, list[str]]]:
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", seen
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with closing(LoopbackServer(Answering)) as server:
+        yield server.url, seen
 
 
 def at(url: str) -> Bucket:
