@@ -36,6 +36,7 @@ from kb_pipeline.defs.orchestration import (
     USER_TAG,
     blocks,
     breaker_tag,
+    told_by,
 )
 from kb_pipeline.defs.partitions import register
 from kb_pipeline.defs.reaping import dead_runs, process_tag
@@ -317,10 +318,7 @@ class Orchestrator:
         made, fault = self._make(partition, orchestration, options, left_alone)
         for stage in stages.STAGES:
             counts.add({key: value for key, value in made.get(stage.name, {}).items() if key in stage.counts})
-        if stages.first().name not in made:
-            self._add_last_known(counts, partition)
-        if "chunks" not in made:
-            counts.chunks += stored_counts(self._workspace.storage, (partition,)).chunks
+        self._add_last_known(counts, partition, items=stages.first().name not in made, chunks="chunks" not in made)
         counts.stale = counts.stale or fault is not None
         return fault
 
@@ -371,19 +369,24 @@ class Orchestrator:
     def _count_stored(self, counts: SourceCounts, partition: Partition) -> None:
         """Of a partition that was not even looked at: what is known of it."""
         counts.stale = True
-        self._add_last_known(counts, partition)
-        counts.chunks += stored_counts(self._workspace.storage, (partition,)).chunks
+        self._add_last_known(counts, partition, items=True, chunks=True)
 
-    def _add_last_known(self, counts: SourceCounts, partition: Partition) -> None:
+    def _add_last_known(self, counts: SourceCounts, partition: Partition, *, items: bool, chunks: bool) -> None:
+        """Add what the tables say of a partition, where this run has nothing to say of it."""
+        if not (items or chunks):
+            return
         stored = stored_counts(self._workspace.storage, (partition,))
-        counts.add(
-            {
-                "listed": stored.listed,
-                "unchanged": stored.indexed,
-                "quarantined": stored.quarantined,
-                "excluded": stored.excluded,
-            }
-        )
+        if items:
+            counts.add(
+                {
+                    "listed": stored.listed,
+                    "unchanged": stored.indexed,
+                    "quarantined": stored.quarantined,
+                    "excluded": stored.excluded,
+                }
+            )
+        if chunks:
+            counts.chunks += stored.chunks
 
     def _release(self, report: Report, options: Options, *, everything: bool = False) -> None:
         tags = self._tags(report.orchestration_id, options) | ({COMPARE_TAG: EVERYTHING} if everything else {})
@@ -463,9 +466,7 @@ def _fault(source: str, result: dg.ExecuteInProcessResult) -> SourceFault:
             data = event.step_failure_data
             told = data.user_failure_data
             if told is not None:
-                metadata = {key: str(value.value) for key, value in told.metadata.items()}
-                message = metadata.get("message") or told.description or ""
-                return SourceFault(source, metadata.get("error_class", ErrorClass.INTERNAL.value), message)
+                return SourceFault(source, *told_by(told))
             message = data.error.message if data.error else "a step failed"
             return SourceFault(source, ErrorClass.INTERNAL.value, str(message).strip())
     failed = [event for event in result.all_events if event.is_failure]

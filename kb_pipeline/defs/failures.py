@@ -14,7 +14,7 @@ import dagster as dg
 
 from kb_pipeline import stages
 from kb_pipeline.defs.jobs import chain_job_name
-from kb_pipeline.defs.orchestration import blocks
+from kb_pipeline.defs.orchestration import PARTITION_TAG, RANGE_TAGS, blocks, told_by
 from kb_pipeline.flow.errors import ErrorClass
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.storage.partitions import Partition, parse_key
@@ -22,8 +22,6 @@ from kb_pipeline.storage.partitions import Partition, parse_key
 INTERVAL_SECONDS = 30
 _SAYS_NOTHING = "This run has been marked as failed"
 """How Dagster's message begins for a run whose process it found gone; what it knows stands in the event before."""
-_PARTITION_TAG = "dagster/partition"
-_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +89,8 @@ def describe(instance: dg.DagsterInstance, workspace: Workspace, run: dg.Dagster
             told = data.user_failure_data
             stage = _stage_of(event.step_key, type_) or stage
             if told is not None:
-                metadata = {name: str(value.value) for name, value in told.metadata.items()}
-                error_class = metadata.get("error_class", error_class)
-                message = metadata.get("message") or told.description or message
+                error_class, words = told_by(told)
+                message = words or message
                 recorded = event.step_key in _stage_steps(type_)
             elif data.error is not None:
                 cause = data.error  # "Exceeded max_retries" says nothing
@@ -137,11 +134,11 @@ def _type(workspace: Workspace, run: dg.DagsterRun, events: Iterable[dg.DagsterE
 
 def _keys(instance: dg.DagsterInstance, run: dg.DagsterRun, type_: str) -> Sequence[str]:
     """The partition keys of a run; none where one of a range's ends was retired since."""
-    if _PARTITION_TAG in run.tags:
-        return [run.tags[_PARTITION_TAG]]
-    if _RANGE_START not in run.tags:
+    if PARTITION_TAG in run.tags:
+        return [run.tags[PARTITION_TAG]]
+    if RANGE_TAGS[0] not in run.tags:
         return []
-    first, last = run.tags[_RANGE_START], run.tags[_RANGE_END]
+    first, last = (run.tags[tag] for tag in RANGE_TAGS)
     known = list(instance.get_dynamic_partitions(f"kb_{type_}"))
     return known[known.index(first) : known.index(last) + 1] if first in known and last in known else []
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, cast
 import dagster as dg
 
 from kb_pipeline.dagster_home import dagster_home, is_own
-from kb_pipeline.defs.orchestration import orchestration_id
+from kb_pipeline.defs.orchestration import BACKFILL_TAG, PARTITION_TAG, RANGE_TAGS, orchestration_id
 from kb_pipeline.defs.runs import OurRuns
 from kb_pipeline.ingestion.workspace import Workspace
 from kb_pipeline.ledger.errors import LeaseHeld
@@ -41,9 +41,7 @@ INTERVAL_SECONDS = 600
 MAX_RUNS = 200
 """Runs the daemon drops at a time; a few milliseconds each."""
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-_BACKFILL_TAG = "dagster/backfill"
 _BACKFILL_UNDER_WAY = ("REQUESTED", "CANCELING", "FAILING")
-_PARTITION_TAGS = ("dagster/partition", "dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 _PAGE = 500
 """Run records read at a time."""
 _BUSY_SECONDS = 20.0
@@ -154,7 +152,7 @@ class _Pruning:
         newest: Counter[tuple[str, ...]] = Counter()
         failed: set[tuple[str, ...]] = set()
         for run in self._finished():
-            group = (run.job_name, *(run.tags.get(tag, "") for tag in _PARTITION_TAGS))
+            group = (run.job_name, *(run.tags.get(tag, "") for tag in (PARTITION_TAG, *RANGE_TAGS)))
             newest[group] += 1
             newest_failure = run.status == dg.DagsterRunStatus.FAILURE and group not in failed
             if newest_failure:
@@ -192,7 +190,7 @@ class _Pruning:
         return frozenset(run_id for (run_id,) in rows)
 
     def _in_backfill(self, run: dg.DagsterRun) -> bool:
-        id_ = run.tags.get(_BACKFILL_TAG)
+        id_ = run.tags.get(BACKFILL_TAG)
         backfill = self.instance.get_backfill(id_) if id_ else None
         return backfill is not None and backfill.status.value in _BACKFILL_UNDER_WAY
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from kb_pipeline.flow.errors import ErrorClass, diagnose
 from kb_pipeline.ingestion.work import Orchestration
 from kb_pipeline.ingestion.workspace import Workspace
+
+if TYPE_CHECKING:
+    from dagster._core.execution.plan.objects import UserFailureData
 
 ORCHESTRATION_TAG = "kb/orchestration"
 CONNECTIONS_TAG = "kb/connections"
@@ -27,7 +30,18 @@ EVERYTHING = "everything"
 BREAKER_TAG = "kb/breaker"
 """State of the connection's circuit breaker when the run was asked for."""
 
-_BACKFILL_TAG = "dagster/backfill"
+PARTITION_TAG = "dagster/partition"
+RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+BACKFILL_TAG = "dagster/backfill"
+"""Dagster's own tags."""
+UNDER_WAY = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
+"""States of runs that have not ended."""
 _RETRIED = frozenset({ErrorClass.NETWORK, ErrorClass.RATE_LIMITING})
 
 RETRY_POLICY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -47,7 +61,7 @@ def of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) ->
 def orchestration_id(run: dg.DagsterRun) -> str:
     """What a run's work, and its progress in the ledger, belongs to."""
     tags: Mapping[str, str] = run.tags
-    return tags.get(ORCHESTRATION_TAG) or tags.get(_BACKFILL_TAG) or run.run_id
+    return tags.get(ORCHESTRATION_TAG) or tags.get(BACKFILL_TAG) or run.run_id
 
 
 def breaker_tag(workspace: Workspace, connection: str) -> dict[str, str]:
@@ -89,6 +103,12 @@ def failure(what: str, error: Exception, facts: Mapping[str, Any] | None = None)
     )
     result.__cause__ = error
     return result
+
+
+def told_by(told: UserFailureData) -> tuple[str, str]:
+    """(class, message) of a Failure in a run's events, ``failure``'s own or anybody's; the message may be empty."""
+    facts = {name: str(value.value) for name, value in told.metadata.items()}
+    return facts.get("error_class", ErrorClass.INTERNAL.value), facts.get("message") or told.description or ""
 
 
 def combined(failures: Sequence[dg.Failure], advice: str = "") -> dg.Failure:

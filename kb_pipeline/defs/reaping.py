@@ -6,15 +6,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from kb_pipeline.defs.orchestration import PROCESS_TAG
+from kb_pipeline.defs.orchestration import PROCESS_TAG, UNDER_WAY
 from kb_pipeline.ledger.processes import Holder, process_alive
 
-_UNFINISHED = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+_BEGUN = [each for each in UNDER_WAY if each is not dg.DagsterRunStatus.QUEUED]
+"""A run that waits in the queue has no process yet."""
 
 
 def process_tag() -> str:
@@ -29,7 +25,7 @@ def dead_runs(instance: dg.DagsterInstance, *, others: bool) -> Iterator[dg.Dags
     ``others``: also runs that kb didn't tag. Dagster notes their processes without the machine, so that is right only in an
     instance that no other machine works on.
     """
-    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=_BEGUN)):
         tagged = run.tags.get(PROCESS_TAG)
         if tagged is not None:
             host, pid, started = tagged.rsplit(":", 2)

@@ -14,14 +14,12 @@ from kb_pipeline import stages
 from kb_pipeline.defs import failures
 from kb_pipeline.defs.corpus import INDEX, KNOWLEDGE_BASE
 from kb_pipeline.defs.jobs import CORPUS_JOB, INVENTORY_JOB, VERIFICATION_JOB, chain_job_name
-from kb_pipeline.defs.orchestration import orchestration_id
+from kb_pipeline.defs.orchestration import PARTITION_TAG, RANGE_TAGS, UNDER_WAY, orchestration_id
 from kb_pipeline.ingestion.workspace import Workspace
 
 BY_HAND = "__ASSET_JOB"
 """Dagster's own job for what people and backfills materialize in the UI."""
 _OUR_TAGS = "kb/"
-_PARTITION_TAG = "dagster/partition"
-_RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 _MARGIN = timedelta(seconds=5)
 """How far each look goes back behind the last one: a run's change can be seen later than its time says."""
 _STATES = {
@@ -30,13 +28,6 @@ _STATES = {
     dg.DagsterRunStatus.FAILURE: "failed",
     dg.DagsterRunStatus.CANCELED: "canceled",
 }
-_UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 class OurRuns:
@@ -112,7 +103,7 @@ class RunWatch:
     def look(self) -> Iterator[SeenRun]:
         """Runs that were launched, started or ended since the last look, the first first; at first those under way."""
         since, self._looked = self._looked - _MARGIN, datetime.now(UTC)
-        filters = (dg.RunsFilter(statuses=_UNDER_WAY), dg.RunsFilter(updated_after=since))
+        filters = (dg.RunsFilter(statuses=UNDER_WAY), dg.RunsFilter(updated_after=since))
         records = {each.dagster_run.run_id: each for each in chain(*map(self._instance.get_run_records, filters))}
         found = {id_: _seen(record) for id_, record in records.items() if record.dagster_run in self._ours}
         changed = [run for id_, run in found.items() if self._told.get(id_) != run]
@@ -128,7 +119,7 @@ class RunWatch:
 
 def _seen(record: dg.RunRecord) -> SeenRun:
     run = record.dagster_run
-    about = run.tags.get(_PARTITION_TAG) or " to ".join(run.tags[tag] for tag in _RANGE_TAGS if tag in run.tags)
+    about = run.tags.get(PARTITION_TAG) or " to ".join(run.tags[tag] for tag in RANGE_TAGS if tag in run.tags)
     job = "assets" if run.job_name == BY_HAND else run.job_name
     took = record.end_time - record.start_time if record.end_time and record.start_time else None
     return SeenRun(run.run_id, orchestration_id(run), job, about, _STATES.get(run.status, "started"), took)

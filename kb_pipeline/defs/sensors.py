@@ -16,7 +16,7 @@ import dagster as dg
 
 from kb_pipeline import stages
 from kb_pipeline.defs.jobs import CORPUS_JOB, chain_job_name
-from kb_pipeline.defs.orchestration import DISCOVERY, ORCHESTRATION_TAG, TRIGGER_TAG, breaker_tag
+from kb_pipeline.defs.orchestration import DISCOVERY, ORCHESTRATION_TAG, PARTITION_TAG, TRIGGER_TAG, UNDER_WAY, breaker_tag
 from kb_pipeline.defs.partitions import partitions_def, unregistered_keys
 from kb_pipeline.flow.errors import classify
 from kb_pipeline.ingestion.chain import Chain
@@ -47,13 +47,6 @@ CORPUS_INTERVAL = 3
 leave the sensor to its next round."""
 _UNDER_WAY = "listing:"
 _CORPUS_TAG = "kb/corpus"
-_IN_PROGRESS = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 @dataclass(slots=True)
@@ -210,10 +203,10 @@ def _requests(
     if _running(instance, chain_job_name(config.type), {each.key for each in partitions}):
         return  # the run under way may take the change in; if not, the next tick asks
     cursor.requested[config.name] = (digest, now)
+    tags = {TRIGGER_TAG: DISCOVERY, ORCHESTRATION_TAG: f"{config.name}:{digest}:{int(now)}"}
+    tags |= breaker_tag(workspace, config.name)
     for partition in partitions:
-        run_key = f"{partition.key}:{digest}:{int(now)}"
-        tags = {TRIGGER_TAG: DISCOVERY, ORCHESTRATION_TAG: f"{config.name}:{digest}:{int(now)}"}
-        yield dg.RunRequest(run_key=run_key, partition_key=partition.key, tags=tags | breaker_tag(workspace, config.name))
+        yield dg.RunRequest(run_key=f"{partition.key}:{digest}:{int(now)}", partition_key=partition.key, tags=tags)
 
 
 def _settled(workspace: Workspace, config: SourceConfig, digest: str) -> bool:
@@ -228,8 +221,8 @@ def _settled(workspace: Workspace, config: SourceConfig, digest: str) -> bool:
 
 
 def _running(instance: dg.DagsterInstance, job_name: str, keys: set[str]) -> bool:
-    runs = instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=_IN_PROGRESS))
-    return any(run.tags.get("dagster/partition") in keys for run in runs)
+    runs = instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=UNDER_WAY))
+    return any(run.tags.get(PARTITION_TAG) in keys for run in runs)
 
 
 def corpus_trigger(chain: Chain) -> dg.SensorDefinition:
@@ -269,7 +262,7 @@ def corpus_trigger(chain: Chain) -> dg.SensorDefinition:
         quiet = now - float(seen["since"])
         if quiet < workspace.settings.sensors.debounce_seconds:
             return dg.SensorResult(skip_reason=dg.SkipReason("partitions are still changing"), cursor=json.dumps(seen))
-        if context.instance.get_runs(dg.RunsFilter(job_name=CORPUS_JOB, statuses=_IN_PROGRESS), limit=1):
+        if context.instance.get_runs(dg.RunsFilter(job_name=CORPUS_JOB, statuses=UNDER_WAY), limit=1):
             return dg.SensorResult(skip_reason=dg.SkipReason("a release is under way"), cursor=json.dumps(seen))
         request = dg.RunRequest(run_key=f"{fingerprint}:{int(now)}", tags={TRIGGER_TAG: "corpus", _CORPUS_TAG: fingerprint})
         return dg.SensorResult(run_requests=[request], cursor=json.dumps({"released": fingerprint, "asked": now}))

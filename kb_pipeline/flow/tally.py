@@ -24,8 +24,6 @@ class Measure(StrEnum):
     RETRY = "retry"
     DEGRADE = "degrade"
     """Tried again with less at a time."""
-    FALLBACK = "fallback"
-    """Another way to the same end: a simpler parser, another device."""
     SKIP = "skip"
     """The item was set aside."""
     BREAKER = "breaker"

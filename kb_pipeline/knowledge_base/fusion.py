@@ -1,6 +1,7 @@
 """Fusion: one ranking out of several. What doesn't belong here: where the rankings come from (``search``).
 
-Method: reciprocal rank fusion, Cormack, Clarke and Büttcher, SIGIR 2009, with their constant.
+Method: Cormack, Clarke, Buettcher, "Reciprocal Rank Fusion outperforms Condorcet..." (SIGIR 2009), with their constant:
+score = sum over rankings of 1 / (RRF_K + rank).
 """
 
 from __future__ import annotations

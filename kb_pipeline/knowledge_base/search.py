@@ -1,8 +1,4 @@
-"""Search in a release: vector, full text, or both fused by reciprocal rank; and plain reading of a release.
-
-Method of the fusion: Cormack, Clarke, Buettcher, "Reciprocal Rank Fusion outperforms Condorcet..." (SIGIR 2009),
-score = sum over lists of 1 / (60 + rank).
-"""
+"""Search in a release: vector, full text, or both fused (``fusion``); and plain reading of a release."""
 
 from __future__ import annotations
 
